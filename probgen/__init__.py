@@ -1,0 +1,30 @@
+"""Probabilistic programming for tables: a data frame in, its joint density out."""
+
+from probgen.errors import (
+    ApproximationWarning,
+    DataWarning,
+    FitError,
+    ModelFileError,
+    NotSupported,
+    ProbgenError,
+    SchemaError,
+)
+from probgen.estimators import Density, GaussianMixture, Independent
+from probgen.schema import Column, Schema
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ApproximationWarning",
+    "Column",
+    "DataWarning",
+    "Density",
+    "FitError",
+    "GaussianMixture",
+    "Independent",
+    "ModelFileError",
+    "NotSupported",
+    "ProbgenError",
+    "Schema",
+    "SchemaError",
+]

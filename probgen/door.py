@@ -1,0 +1,152 @@
+"""Checks at the border of the verbs: what scikit-learn demands, weights, and `given`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import validate_data
+
+from probgen.errors import SchemaError, message
+from probgen.schema import Schema
+from probgen.table import Encoded, encode, to_frame
+
+__all__ = [
+    "Given", "check_weight", "count_distinct", "fit_frame", "given_parts", "require_rows",
+    "score_frame",
+]  # fmt: skip
+
+Given = Mapping[Any, Any] | pd.DataFrame | str | None
+
+
+def _is_frame(table: Any) -> bool:
+    return hasattr(table, "columns") or isinstance(table, Mapping) or hasattr(table, "schema")
+
+
+def fit_frame(estimator: BaseEstimator, table: Any) -> pd.DataFrame:
+    """The table to fit as a data frame; sets `n_features_in_` and `feature_names_in_`."""
+    if not _is_frame(table):
+        table = validate_data(
+            estimator, table, dtype="numeric", ensure_all_finite="allow-nan", ensure_min_samples=2
+        )
+        return to_frame(table)
+    frame = to_frame(table)
+    validate_data(estimator, frame, skip_check_array=True)
+    return frame
+
+
+def score_frame(estimator: BaseEstimator, table: Any) -> pd.DataFrame:
+    """Rows with exactly the fitted columns, by scikit-learn's rules."""
+    if not _is_frame(table):
+        table = validate_data(
+            estimator, table, dtype="numeric", ensure_all_finite="allow-nan", reset=False
+        )
+        return to_frame(table, estimator.schema_.names)
+    frame = to_frame(table)
+    validate_data(estimator, frame, skip_check_array=True, reset=False)
+    return frame
+
+
+def check_weight(weight: Any, n: int) -> np.ndarray | None:
+    """Frequency weights (n,): finite, not negative, not all zero."""
+    if weight is None:
+        return None
+    values = np.asarray(weight, dtype=np.float64)
+    if values.ndim == 0:
+        values = np.full(n, float(values))
+    if values.shape != (n,):
+        raise SchemaError(message(
+            f"sample_weight of shape {values.shape}", f"one weight a row, shape ({n},)",
+            "pass an array as long as the table",
+        ))  # fmt: skip
+    bad = ~np.isfinite(values) | (values < 0)
+    if bad.any():
+        raise SchemaError(message(
+            f"{int(bad.sum())} negative or non-finite value(s) in sample_weight",
+            "finite weights, 0 or more", "correct or drop these rows",
+        ))  # fmt: skip
+    if not values.any():
+        raise SchemaError(message(
+            "sample_weight that is zero everywhere", "a positive sum", "pass other weights"
+        ))  # fmt: skip
+    return values
+
+
+def require_rows(encoded: Encoded, weight: np.ndarray | None) -> None:
+    """Training rows must lie inside the support, and two at least must carry weight."""
+    if encoded.illegal.any():
+        rows = encoded.index[encoded.illegal][:5].tolist()
+        raise SchemaError(message(
+            f"{int(encoded.illegal.sum())} row(s) outside the schema's support, first {rows}",
+            "values inside the bounds, levels and kinds of the schema",
+            "correct these rows, or widen the schema",
+        ))  # fmt: skip
+    if weight is not None and (weight > 0).sum() < 2:
+        raise SchemaError(message(
+            "fewer than 2 rows with positive sample_weight", "at least 2", "pass other weights"
+        ))  # fmt: skip
+
+
+def count_distinct(encoded: Encoded, enough: int) -> int:
+    """Number of distinct rows; stops looking once there are `enough`."""
+    both = np.where(encoded.seen, encoded.x, np.nan)
+    size = max(64, 4 * enough)
+    while True:
+        distinct = len(np.unique(both[:size], axis=0))
+        if distinct >= enough or size >= len(both):
+            return distinct
+        size *= 4
+
+
+def given_parts(
+    asked: Encoded, table: pd.DataFrame, given: Given, schema: Schema, unseen: Any, extra: Any
+) -> tuple[Encoded, Encoded | None]:
+    """(asked and given cells together, the given cells alone), row by row."""
+    if given is None:
+        return asked, None
+    frame = _given_frame(given, asked, table)
+    both = [name for name in frame.columns if name in table.columns]
+    if both:
+        raise SchemaError(message(
+            f"column(s) {both} in the table and in given", "each column on one side",
+            "drop them from one of the two",
+        ))  # fmt: skip
+    known = encode(frame, schema, unseen=unseen, extra=extra)
+    if known.illegal.any():
+        raise SchemaError(message(
+            f"{int(known.illegal.sum())} row(s) of given outside the support",
+            "conditions of positive probability", "correct the values",
+        ))  # fmt: skip
+    joint = replace(
+        asked,
+        x=np.where(known.seen, known.x, asked.x),
+        seen=asked.seen | known.seen,
+        context=np.where(known.context_seen, known.context, asked.context),
+        context_seen=asked.context_seen | known.context_seen,
+    )
+    return joint, known
+
+
+def _given_frame(given: Given, asked: Encoded, table: pd.DataFrame) -> pd.DataFrame:
+    """`given` as a frame on the index of the asked rows."""
+    n = len(asked.index)
+    if isinstance(given, str):
+        raise SchemaError(message(
+            f"the event {given!r} as given", "a dict or a data frame",
+            "condition on values: events are not answered by this verb yet",
+        ))  # fmt: skip
+    if isinstance(given, Mapping):
+        row = pd.DataFrame([dict(given)])
+        return row.iloc[np.zeros(n, dtype=int)].set_axis(asked.index)
+    frame = to_frame(given)
+    if len(frame) != n or not frame.index.equals(asked.index):
+        raise SchemaError(message(
+            f"given with {len(frame)} rows on another index or length",
+            f"the same {n} rows as the table, in the same order",
+            "pass given=table[[...]] of the same table",
+        ))  # fmt: skip
+    return frame

@@ -1,0 +1,336 @@
+"""How one epoch of training is computed: by gradients, by several losses, or by updates.
+
+The loop in `fitting` does not know which: each class here runs an epoch over a batch,
+yields the loss of each step, and hands out its state for snapshots and checkpoints.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import torch
+import torch.distributed as distributed
+from torch import Tensor, nn
+
+from probgen.batch import Batch
+from probgen.elbo import estimator, inspect_pair, lean_loss, pyro_loss
+from probgen.errors import NotSupported, message
+from probgen.family import Family
+from probgen.session import validated
+from probgen.training import Training
+
+__all__ = ["Engine", "Gradients", "Objectives", "Updates", "choose_engine", "held_out"]
+
+#: rows scored at once when a held-out loss is computed
+CHUNK = 8192
+
+
+class Engine:
+    """A way to compute the loss of a pair.
+
+    Attributes
+    ----------
+    name : str
+        Recorded in `FitResult.engine`.
+    loss : callable
+        Batch to negative ELBO a row (nats), a differentiable scalar.
+    """
+
+    def __init__(self, name: str, loss: Callable[[Batch], Tensor]) -> None:
+        self.name, self.loss = name, loss
+
+
+def choose_engine(family: Family, batch: Batch, steps: int, training: Training) -> Engine:
+    """The engine for a pair: a deterministic rule on what the sites need and on sizes.
+
+    Pathwise pairs take the lean messenger; pairs with score-function or enumerated sites
+    Pyro's estimators. Engines that trace and compile the step (worth it from some number
+    of `steps` on) are added to this function and to nothing else.
+
+    Raises
+    ------
+    NotSupported
+        If ``training.compile`` is True (no compiled engine exists yet), or a pair with
+        enumerated sites meets unequal weights (Pyro's estimator scales by one number).
+    """
+    if training.compile is True:
+        raise NotSupported(
+            message(
+                "compile=True",
+                "an engine that compiles the training step, which this version lacks",
+                'set compile="auto" or compile=False',
+            )
+        )
+    need = inspect_pair(family, batch)
+    if need.kind == "pathwise":
+        return Engine("lean", lambda rows: lean_loss(family, rows))
+    if need.kind == "enumerate" and not batch.uniform:
+        raise NotSupported(
+            message(
+                f"unequal row weights for {type(family).__name__}, whose sites are enumerated",
+                "equal weights, as the estimator scales all rows by one number",
+                "sum the label out in the model, or repeat rows instead of weighting them",
+            )
+        )
+    name = {"score": "trace", "enumerate": "traceenum"}[need.kind]
+    return Engine(name, pyro_loss(estimator(need), family))
+
+
+def held_out(family: Family, batch: Batch, engine: Engine | None) -> float:
+    """The score of held-out rows, smaller is better: nats a row unless the family has its own.
+
+    The family's `validate` where it has one; minus the exact log density for families that
+    move by updates; the negative ELBO otherwise.
+    """
+    own = family.validate(batch)
+    if own is not None:
+        return float(own)
+    total = 0.0
+    for start in range(0, len(batch), CHUNK):
+        part = batch.take(slice(start, start + CHUNK))
+        exact = family.exact_log_prob(part, None) if engine is None else None
+        if exact is not None:
+            total -= float((exact * part.weight).sum())
+        elif engine is not None:
+            total += float(engine.loss(part)) * float(part.weight.sum())
+        else:
+            total += float(lean_loss(family, part)) * float(part.weight.sum())
+    return total / float(batch.weight.sum())
+
+
+class _Adam:
+    """Adam on some parameters with gradient clipping, in as few kernels as torch allows."""
+
+    def __init__(self, parameters: list[nn.Parameter], rate: float, clip: float | None) -> None:
+        self.parameters, self.clip = parameters, clip
+        fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
+        self.optimiser = torch.optim.Adam(parameters, lr=rate, fused=fused) if parameters else None
+
+    def descend(self, gradients: list[Tensor | None], rate: float) -> None:
+        if self.optimiser is None:
+            return
+        pairs = zip(self.parameters, gradients, strict=True)
+        present = [g for g in gradients if g is not None]
+        if self.clip is not None and present:
+            norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(present)))
+            torch._foreach_mul_(present, (self.clip / norm).clamp(max=1.0))
+        for parameter, gradient in pairs:
+            parameter.grad = gradient
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.optimiser.step()
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def tensors(self, prefix: str) -> dict[str, Tensor]:
+        if self.optimiser is None:
+            return {}
+        state = self.optimiser.state
+        return {
+            f"{prefix}{i}.{key}": value
+            for i, parameter in enumerate(self.parameters)
+            for key, value in state.get(parameter, {}).items()
+        }
+
+    def load(self, prefix: str, tensors: dict[str, Tensor]) -> None:
+        if self.optimiser is None:
+            return
+        self.optimiser.state.clear()
+        for i, parameter in enumerate(self.parameters):
+            start = f"{prefix}{i}."
+            found = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+            if found:
+                device = parameter.device
+                self.optimiser.state[parameter] = {k: v.to(device) for k, v in found.items()}
+
+
+class _Sliced:
+    """Minibatches: one permutation an epoch, cut into slices of nearly equal size."""
+
+    def __init__(self, batch: Batch, size: int) -> None:
+        self.batch, self.size = batch, max(1, min(size, len(batch)))
+        self.rank, self.world = processes()
+        self.first = True  # distributions are checked in the first step only
+
+    def slices(self, generator: torch.Generator) -> Iterator[Batch]:
+        n = len(self.batch)
+        count = -(-n // self.size)
+        if count == 1 and self.world == 1:
+            yield self.batch
+            return
+        order = torch.randperm(n, generator=generator).to(self.batch.seen.device)
+        for rows in torch.tensor_split(order, count):
+            if self.world == 1:
+                yield self.batch.take(rows)
+            elif len(rows) >= self.world:
+                yield self._share(rows)
+
+    def _share(self, rows: Tensor) -> Batch:
+        """This process's rows, scaled so that the mean over processes is the whole slice."""
+        mine = self.batch.take(rows[self.rank :: self.world])
+        whole = float(self.batch.weight[rows].sum())
+        part = self.world * float(mine.weight.sum()) / whole
+        return replace(mine, total=mine.total * part)
+
+    def shrink(self) -> int:
+        if self.size <= 1:
+            return 0
+        self.size = self.size // 2
+        return self.size
+
+
+class Gradients(_Sliced):
+    """Steps of Adam on the negative ELBO."""
+
+    def __init__(self, family: Family, batch: Batch, training: Training, size: int) -> None:
+        super().__init__(batch, size)
+        self.family, self.rate = family, training.learning_rate
+        steps = training.max_epochs * -(-len(batch) // self.size)
+        self.chosen = choose_engine(family, batch, steps, training)
+        self.engine = self.chosen.name
+        self.parameters = [p for p in family.parameters() if p.requires_grad]
+        self.adam = _Adam(self.parameters, self.rate, training.gradient_clip)
+
+    def epoch(self, generator: torch.Generator) -> Iterator[Tensor]:
+        for rows in self.slices(generator):
+            with validated(self.first):
+                # the estimate is per row of the whole table, also where `_share` rescaled
+                loss = self.chosen.loss(rows) * (rows.total / self.batch.total)
+            self.first = False
+            gradients = list(torch.autograd.grad(loss, self.parameters, allow_unused=True))
+            loss = self._mean(loss.detach(), gradients)
+            self.adam.descend(gradients, self.rate)
+            yield loss
+
+    def _mean(self, loss: Tensor, gradients: list[Tensor | None]) -> Tensor:
+        """Loss and gradients averaged over processes, in one message."""
+        if self.world == 1:
+            return loss
+        present = [g for g in gradients if g is not None]
+        flat = torch.cat([loss.reshape(1), *(g.reshape(-1) for g in present)])
+        distributed.all_reduce(flat)
+        flat /= self.world
+        sizes = [g.numel() for g in present]
+        for gradient, value in zip(present, flat[1:].split(sizes), strict=True):
+            gradient.copy_(value.view_as(gradient))
+        return flat[0]
+
+    def held_out(self, batch: Batch) -> float:
+        return held_out(self.family, batch, self.chosen)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return self.adam.tensors("adam")
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        self.adam.load("adam", tensors)
+
+
+class Objectives(_Sliced):
+    """Several losses, each with its own parameters and Adam, in turn on every slice."""
+
+    engine = "objectives"
+
+    def __init__(self, family: Family, batch: Batch, training: Training, size: int) -> None:
+        super().__init__(batch, size)
+        if self.world > 1:
+            raise NotSupported(
+                message("several processes", "one process for several objectives", "use one")
+            )
+        self.family, self.rate, self.step = family, training.learning_rate, 0
+        self.objectives = family.objectives()
+        clip = training.gradient_clip
+        self.adams = [_Adam(list(o.parameters), self.rate, clip) for o in self.objectives]
+
+    def epoch(self, generator: torch.Generator) -> Iterator[Tensor]:
+        for rows in self.slices(generator):
+            losses = []
+            for objective, adam in zip(self.objectives, self.adams, strict=True):
+                if self.step % objective.every:
+                    continue
+                with validated(self.first):
+                    loss = objective.loss(rows)
+                gradients = torch.autograd.grad(loss, adam.parameters, allow_unused=True)
+                adam.descend(list(gradients), self.rate)
+                losses.append(loss.detach())
+            self.first = False
+            self.step += 1
+            yield torch.stack(losses).sum() if losses else torch.tensor(0.0)
+
+    def held_out(self, batch: Batch) -> float:
+        value = self.family.validate(batch)
+        if value is None:
+            name = type(self.family).__name__
+            raise NotSupported(
+                message(
+                    f"{name} with several objectives and no held-out score",
+                    "a method validate(batch)",
+                    "write it, or train without held-out rows",
+                )
+            )
+        return float(value)
+
+    def tensors(self) -> dict[str, Tensor]:
+        out = {"step": torch.tensor(self.step)}
+        for i, adam in enumerate(self.adams):
+            out.update(adam.tensors(f"adam{i}-"))
+        return out
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        self.step = int(tensors["step"])
+        for i, adam in enumerate(self.adams):
+            adam.load(f"adam{i}-", tensors)
+
+
+class Updates(_Sliced):
+    """Closed-form natural-gradient steps of the family itself.
+
+    On the whole table with rate 1; on minibatches with the rates (t + delay)^-kappa of
+    Robbins and Monro (1951), as in Hoffman et al. (2013), Stochastic variational inference.
+    """
+
+    engine = "updates"
+
+    def __init__(self, family: Family, batch: Batch, training: Training, size: int) -> None:
+        super().__init__(batch, size)
+        if self.world > 1:
+            raise NotSupported(
+                message("several processes", "one process for closed-form updates", "use one")
+            )
+        self.family, self.step, self.rate = family, 0, 1.0
+        self.delay, self.kappa = training.delay, training.kappa
+
+    @property
+    def whole(self) -> bool:
+        """Whether each step sees the whole table."""
+        return self.size >= len(self.batch)
+
+    def epoch(self, generator: torch.Generator) -> Iterator[float]:
+        for rows in self.slices(generator):
+            rate = 1.0 if self.whole else (self.step + self.delay) ** -self.kappa
+            self.step += 1
+            yield self.family.update(rows, rate * self.rate)
+
+    def held_out(self, batch: Batch) -> float:
+        return held_out(self.family, batch, None)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"step": torch.tensor(self.step)}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        self.step = int(tensors["step"])
+
+
+def processes() -> tuple[int, int]:
+    """(rank, number of processes) of a data-parallel run; (0, 1) for an ordinary one.
+
+    Joins the group that ``torchrun`` announces through the environment if no one did.
+    """
+    if not distributed.is_available():
+        return 0, 1
+    if not distributed.is_initialized():
+        if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+            return 0, 1
+        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return distributed.get_rank(), distributed.get_world_size()

@@ -1,0 +1,143 @@
+"""The contract of a family: a model and a guide over the rows of a schema."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from probgen.batch import Batch
+from probgen.schema import Schema
+
+__all__ = ["Draws", "Family", "Objective"]
+
+#: draws of the global latents by site name, each `(S, *shape)`
+Draws = dict[str, Tensor]
+
+
+@dataclass
+class Objective:
+    """One loss of a family that trains by more than one (a GAN has two).
+
+    `loss(batch)` is a scalar to be minimised over `parameters`, once every `every` steps.
+    """
+
+    name: str
+    loss: Callable[[Batch], Tensor]
+    parameters: Sequence[nn.Parameter]
+    every: int = 1
+
+
+class Family(nn.Module):
+    """A Pyro model/guide pair over the rows of a schema.
+
+    A subclass writes `model` and `guide`. Everything that belongs to one row sits inside
+    ``with batch.rows():``; what is outside is global, shared by all rows. Learned numbers
+    are `nn.Parameter`s or buffers of the module, never entries of Pyro's store.
+
+    The remaining methods are optional: each has a default that says "no special way", and
+    the generic code then derives the answer from the pair.
+    """
+
+    #: how exact `log_prob` is
+    density: ClassVar[Literal["exact", "bound", "estimate", "none"]] = "exact"
+    #: what an unseen cell means
+    holes: ClassVar[Literal["exact", "latent", "masked", "refuse"]] = "exact"
+    #: whether marginals, conditionals and the joint obey the chain rule exactly
+    coherent: ClassVar[bool] = True
+    #: whether the model is a normalised density
+    normalised: ClassVar[bool] = True
+    #: whether `exact_log_prob` has a closed form, so that scoring needs no draws
+    closed_form: ClassVar[bool] = False
+    #: whether the pair conditions on context columns (``fit(table, given=[...])``)
+    takes_context: ClassVar[bool] = False
+    #: whether `update` is implemented: closed-form steps instead of gradients
+    updates: ClassVar[bool] = False
+
+    def __init__(self, schema: Schema) -> None:
+        super().__init__()
+        self.schema = schema
+
+    def model(self, batch: Batch) -> object:
+        """The generative pair's p: sample sites for globals, then rows."""
+        raise TypeError(f"{type(self).__name__} must define model(batch)")
+
+    def guide(self, batch: Batch) -> object:
+        """The pair's q over the latent sites of the model; none by default."""
+
+    def start(self, batch: Batch, generator: torch.Generator) -> None:
+        """Set data-driven starting values from (a subsample of) the training rows."""
+
+    def update(self, batch: Batch, rate: float) -> float:
+        """One closed-form natural-gradient step of size `rate` on a batch (rate 1: full).
+
+        Returns the loss at the parameters before the step: negative ELBO, nats, the sum
+        over the whole table divided by `batch.total`.
+        """
+        raise TypeError(f"{type(self).__name__} has no closed-form update")
+
+    def finish(self, batch: Batch, generator: torch.Generator) -> None:
+        """Called once on the training rows when training is over (orders labels, refines draws)."""
+
+    def objectives(self) -> list[Objective]:
+        """Losses that replace the ELBO; none by default."""
+        return []
+
+    def validate(self, batch: Batch) -> Tensor | None:
+        """A held-out score (smaller is better) that replaces the held-out loss."""
+        return None
+
+    def draw_globals(self, count: int, generator: torch.Generator) -> Draws | None:
+        """`count` posterior draws of the global latents; None: trace the guide."""
+        return None
+
+    def exact_log_prob(self, batch: Batch, draws: Draws | None) -> Tensor | None:
+        """Exact log density of the seen cells of each row, in encoded units.
+
+        With `draws` None, the predictive (n,); with draws, one row a draw (S, n). None
+        where the family has no closed form. Plain torch: never enters Pyro.
+        """
+        return None
+
+    def complete(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
+        """x (n, m) with the unseen cells drawn exactly given the seen ones of their row.
+
+        Drawn from the same predictive that `exact_log_prob(batch, None)` scores.
+        """
+        return None
+
+    def point_globals(self) -> Draws | None:
+        """One value of the globals, each (1, ...), for the plug-in density; None: derive it."""
+        return None
+
+    def expect(self, batch: Batch) -> Tensor | None:
+        """x (n, m) with unseen cells at their mean (mode of a category) given the seen ones."""
+        return None
+
+    def reconstruct(self, batch: Batch) -> Tensor | None:
+        """x (n, m) decoded from the exact posterior of the row's latents."""
+        return None
+
+    def row_latents(self, batch: Batch) -> dict[str, Tensor] | None:
+        """Exact probabilities (n, codes) of the row labels that the model sums out, by name."""
+        return None
+
+    def align(self, reference: Family) -> None:
+        """Relabel so that parts match those of another restart; nothing to do by default."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything learned, by name: what a saved model holds."""
+        return dict(self.state_dict())
+
+    def load_tensors(self, values: dict[str, Tensor]) -> None:
+        """The inverse of `tensors`; shapes that depend on the data are taken as they come."""
+        for name, value in values.items():
+            path, _, leaf = name.rpartition(".")
+            owner = self.get_submodule(path)
+            if leaf in owner._parameters:
+                owner._parameters[leaf] = nn.Parameter(value)
+            else:
+                owner._buffers[leaf] = value

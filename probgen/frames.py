@@ -1,0 +1,118 @@
+"""Tables at the door: anything like a data frame becomes a pandas one, with sound names."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from probgen import cells
+from probgen.errors import SchemaError, SchemaTypeError, message
+
+__all__ = ["to_frame"]
+
+
+def to_frame(table: Any, names: Sequence[Hashable] | None = None) -> pd.DataFrame:
+    """The table as a pandas data frame; the caller's object is never changed.
+
+    Parameters
+    ----------
+    table : data frame
+        pandas; polars, pyarrow and others through narwhals; a dict of columns; or a
+        two-dimensional array.
+    names : sequence, optional
+        Names for the columns of an array; x0, x1, ... by default.
+
+    Raises
+    ------
+    SchemaError
+        For anything else, and for column names that are repeated, nested or of mixed type.
+
+    Examples
+    --------
+    >>> to_frame([[1, 2], [3, 4]]).columns.tolist()
+    ['x0', 'x1']
+    """
+    if isinstance(table, pd.DataFrame):
+        frame = table
+    elif isinstance(table, dict):
+        frame = pd.DataFrame(table)
+    else:
+        frame = _from_native(table)
+        if frame is None:
+            frame = _from_array(table, names)
+    _check_names(frame.columns)
+    return frame
+
+
+def _from_native(table: Any) -> pd.DataFrame | None:
+    """A frame of another library through narwhals; None where narwhals does not know it."""
+    import narwhals as nw
+
+    native = nw.from_native(table, pass_through=True)
+    if isinstance(native, nw.LazyFrame):
+        raise SchemaTypeError(
+            message("a lazy frame", "a table in memory", "call .collect() first")
+        )
+    if not isinstance(native, nw.DataFrame):
+        return None
+    for name in native.columns:
+        column = native[name]
+        # pandas would turn whole numbers with holes into floats, silently
+        if column.dtype.is_integer() and column.null_count() and len(column.drop_nulls()):
+            if max(abs(int(column.max())), abs(int(column.min()))) > cells.EXACT:
+                raise cells.too_large(name)
+    return native.to_pandas()
+
+
+def _from_array(table: Any, names: Sequence[Hashable] | None) -> pd.DataFrame:
+    if hasattr(table, "tocsr"):
+        raise SchemaTypeError(
+            message(
+                f"a sparse {type(table).__name__}",
+                "a dense table: sparse data is not supported",
+                "call .toarray()",
+            )
+        )
+    values = np.asarray(table)
+    if values.ndim != 2:
+        raise SchemaError(
+            message(
+                f"{type(table).__name__} with {values.ndim} dimension(s): Expected 2D array",
+                "a data frame or a two-dimensional array",
+                "Reshape your data: .reshape(-1, 1) for one column, .reshape(1, -1) for one "
+                "row, or .to_frame() for a series",
+            )
+        )
+    if names is None or len(names) != values.shape[1]:
+        names = [f"x{place}" for place in range(values.shape[1])]
+    return pd.DataFrame(values, columns=pd.Index(names), copy=False)
+
+
+def _check_names(columns: pd.Index) -> None:
+    if isinstance(columns, pd.MultiIndex):
+        raise SchemaError(
+            message(
+                "MultiIndex columns",
+                "one name a column",
+                "flatten them: table.columns = ['_'.join(map(str, c)) for c in table.columns]",
+            )
+        )
+    if not columns.is_unique:
+        twice = list(dict.fromkeys(columns[columns.duplicated()]))
+        raise SchemaError(
+            message(f"repeated column names {twice}", "unique names", "rename or drop them")
+        )
+    kinds = sorted({type(name).__name__ for name in columns})
+    if len(kinds) > 1 or (kinds and kinds[0] not in ("str", "int")):
+        raise SchemaTypeError(
+            message(
+                f"column names of types {kinds}: Feature names are only supported if all "
+                f"input features have string names, but your input has {kinds} as feature "
+                "name / column name types",
+                "all names text, or all whole numbers",
+                "convert them: table.columns = table.columns.astype(str)",
+            )
+        )

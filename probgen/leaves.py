@@ -1,0 +1,408 @@
+"""Leaves: the density of one slot inside a mixture component, with conjugate weights.
+
+A leaf is a finite mixture of *fixed* basis densities; only the weights are learned, and
+they have a Dirichlet prior. That makes every kind of column conjugate: a category is the
+leaf whose basis is one point mass a level, a count is a weighted grid of point masses,
+Poisson, negative-binomial and discretised normal kernels, and a flexible real slot is a
+weighted grid of normals at several widths. The posterior of the weights is a Dirichlet,
+and the predictive of a leaf stays a finite sum.
+
+Sizes: n rows, k components, b basis densities.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["CategoryLeaf", "CountLeaf", "Leaf", "Look", "RealLeaf", "gamma_draws", "pick"]
+
+HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+TINY = 1e-300
+
+
+def gamma_draws(shape: Tensor, generator: torch.Generator) -> Tensor:
+    """Standard gamma draws with the given shapes, from an explicit generator."""
+    # torch.distributions draws from the global generator only, which must stay untouched
+    return torch._standard_gamma(shape.contiguous(), generator=generator).clamp_min(TINY)
+
+
+def pick(weights: Tensor, generator: torch.Generator) -> Tensor:
+    """One index (n,) from each row of non-negative weights (n, k), by the inverse CDF."""
+    cdf = weights.cumsum(-1)
+    u = torch.rand(
+        len(weights), 1, generator=generator, dtype=weights.dtype, device=weights.device
+    )
+    return (cdf < u * cdf[:, -1:]).sum(-1).clamp_max(weights.shape[1] - 1)
+
+
+@dataclass
+class Look:
+    """Basis densities (n, b) over the largest of their row, and its log (n, 1).
+
+    Of a category, the codes (n,) take the place of the densities.
+    """
+
+    scaled: Tensor
+    top: Tensor
+
+    def take(self, rows: Tensor) -> Look:
+        """The part of some rows."""
+        return Look(self.scaled[rows], self.top[rows])
+
+
+class Leaf(nn.Module):
+    """Base: a slot's density is ``sum_b w_b basis_b(x)`` with ``w ~ Dirichlet(prior)``."""
+
+    prior: Tensor
+    counts: Tensor
+    #: whether the basis densities are levels by code, without an order
+    name_by_code = False
+
+    def __init__(self, k: int) -> None:
+        super().__init__()
+        self.k = k
+
+    def _lay(self, prior: Tensor) -> None:
+        """Set the prior (b,) and forget all counts (k, b)."""
+        self.register_buffer("prior", prior)
+        self.register_buffer("counts", prior.new_zeros(self.k, len(prior)))
+
+    @property
+    def alpha(self) -> Tensor:
+        """Dirichlet parameters (k, b) of the posterior."""
+        return self.prior + self.counts
+
+    @property
+    def size(self) -> int:
+        """The number of basis densities, b."""
+        return self.prior.shape[0]
+
+    def log_basis(self, x: Tensor) -> Tensor:
+        """Log basis densities (n, b) at x (n,), encoded units."""
+        raise TypeError(f"{type(self).__name__} must define log_basis")
+
+    def draw_basis(self, index: Tensor, generator: torch.Generator) -> Tensor:
+        """One draw (n,) from each basis density named by index (n,)."""
+        raise TypeError(f"{type(self).__name__} must define draw_basis")
+
+    def begin(self, x: Tensor, weight: Tensor) -> None:
+        """Lay out the basis from the seen training values of the slot."""
+
+    def look(self, x: Tensor) -> Look:
+        """What scoring, counting and assigning values x (n,) all need: worked out once."""
+        log_basis = self.log_basis(x)
+        top = log_basis.amax(-1, keepdim=True)
+        return Look((log_basis - top).exp_(), top)
+
+    def log_prob(self, look: Look, log_weights: Tensor) -> Tensor:
+        """Log density (n, k) of values under k weight vectors given as logs (k, b)."""
+        return (look.scaled @ log_weights.exp().T).clamp_min(TINY).log() + look.top
+
+    def expected_counts(self, look: Look, log_weights: Tensor, r: Tensor) -> Tensor:
+        """Expected basis counts (k, b) of values that belong to components with r (n, k)."""
+        w = log_weights.exp()
+        return w * ((r / (look.scaled @ w.T).clamp_min(TINY)).T @ look.scaled)
+
+    def assign(self, look: Look, weights: Tensor, generator: torch.Generator) -> Tensor:
+        """A basis index (n,) drawn for each row given its own weights (n, b)."""
+        return pick(look.scaled * weights, generator)
+
+    def draw(self, weights: Tensor, label: Tensor, generator: torch.Generator) -> Tensor:
+        """New values (n,) from the leaf of component `label` (n,), weights (k, b)."""
+        index = torch.empty_like(label)
+        for k in label.unique().tolist():
+            rows = label == k
+            index[rows] = torch.multinomial(
+                self.legal(weights[k]), int(rows.sum()), replacement=True, generator=generator
+            )
+        return self.draw_basis(index, generator)
+
+    def legal(self, weights: Tensor) -> Tensor:
+        """The weights (b,) of what may be sampled; not normalised."""
+        return weights
+
+    def reorder(self, order: Tensor) -> None:
+        """Permute the components."""
+        self.counts = self.counts[order]
+
+    def centre_of(self, weights: Tensor) -> Tensor:
+        """A typical value (k,) of the leaf under weights (k, b): its mean, or its mode."""
+        return weights / weights.sum(-1, keepdim=True) @ self.basis_means()
+
+    def basis_means(self) -> Tensor:
+        """Mean of each basis density (b,), encoded units."""
+        raise TypeError(f"{type(self).__name__} must define basis_means")
+
+
+class CategoryLeaf(Leaf):
+    """A category: one point mass a level; the last code may be reserved for unseen levels.
+
+    `strength` is the Dirichlet pseudo-count of each level.
+    """
+
+    name_by_code = True
+
+    def __init__(self, k: int, size: int, reserved: bool, strength: float) -> None:
+        super().__init__(k)
+        self.reserved = reserved
+        self._lay(torch.full((size,), strength, dtype=torch.float64))
+
+    def begin(self, x: Tensor, weight: Tensor) -> None:
+        self._lay(self.prior)
+
+    def log_basis(self, x: Tensor) -> Tensor:
+        hit = x.long()[:, None] == torch.arange(self.size, device=x.device)
+        return torch.where(hit, 0.0, -torch.inf)
+
+    def look(self, x: Tensor) -> Look:
+        return Look(x.long(), x)
+
+    def log_prob(self, look: Look, log_weights: Tensor) -> Tensor:
+        return log_weights.T[look.scaled]
+
+    def expected_counts(self, look: Look, log_weights: Tensor, r: Tensor) -> Tensor:
+        total = torch.zeros(self.size, r.shape[1], dtype=r.dtype, device=r.device)
+        return total.index_add_(0, look.scaled, r).T
+
+    def assign(self, look: Look, weights: Tensor, generator: torch.Generator) -> Tensor:
+        return look.scaled
+
+    def legal(self, weights: Tensor) -> Tensor:
+        if not self.reserved:
+            return weights
+        keep = torch.ones_like(weights)
+        keep[-1] = 0.0  # an unseen level has no name to sample
+        return weights * keep
+
+    def draw_basis(self, index: Tensor, generator: torch.Generator) -> Tensor:
+        return index.double()
+
+    def centre_of(self, weights: Tensor) -> Tensor:
+        keep = torch.stack([self.legal(w) for w in weights])
+        return keep.argmax(-1).double()
+
+
+class GridLeaf(Leaf):
+    """Shared by leaves whose basis is laid out over the training values.
+
+    The pseudo-counts are ``spread`` for each basis density plus ``strength`` shared out
+    in proportion to the basis weights of the whole column, so that a component with few
+    rows falls back to the column's own margin (defaults: benchmarks/leaf_priors.py).
+    """
+
+    #: flexible leaves refuse to grow over this many basis densities
+    LIMIT = 400
+
+    def __init__(self, k: int, spread: float, strength: float) -> None:
+        super().__init__(k)
+        self.spread, self.strength = spread, strength
+        self._lay(torch.ones(0, dtype=torch.float64))
+
+    def _set_prior(self, x: Tensor, weight: Tensor) -> None:
+        """Prior pseudo-counts, from one averaging step over the column's values."""
+        flat = torch.full((self.size_of_basis(),), 1.0, dtype=torch.float64, device=x.device)
+        flat = flat / flat.sum()
+        # a systematic sample is enough for a prior and keeps (n, b) small
+        step = max(1, len(x) // 20_000)
+        scaled = self.look(x[::step]).scaled
+        w = weight[::step]
+        share = flat * ((w / (scaled @ flat).clamp_min(TINY)) @ scaled) / w.sum().clamp_min(TINY)
+        self._lay(self.spread + self.strength * share)
+
+    def size_of_basis(self) -> int:
+        raise TypeError("a grid leaf must define size_of_basis")
+
+
+class RealLeaf(GridLeaf):
+    """A real slot as a weighted grid of normals at several widths (encoded units).
+
+    Widths halve from 1 to 1/32 (in units of the slot's scale), centres stand 1.4 widths
+    apart where at least four rows are within 1.5 widths; a few wide normals around the
+    centre reach beyond the most extreme training value.
+    """
+
+    WIDTHS = tuple(2.0**-p for p in range(6))
+    SPACING = 1.4
+
+    def __init__(self, k: int, spread: float = 0.02, strength: float = 2.0) -> None:
+        super().__init__(k, spread, strength)
+        self.register_buffer("centre", torch.zeros(0, dtype=torch.float64))
+        self.register_buffer("width", torch.zeros(0, dtype=torch.float64))
+
+    def size_of_basis(self) -> int:
+        return self.centre.shape[0]
+
+    def begin(self, x: Tensor, weight: Tensor) -> None:
+        ordered = x.sort().values
+        centres, widths = [], []
+        for width in self.WIDTHS:
+            grid = _occupied(ordered, width, self.SPACING, least=4)
+            centres.append(grid)
+            widths.append(torch.full_like(grid, width))
+        reach = float(x.abs().max()) if len(x) else 0.0
+        wide = [3.0]
+        while wide[-1] < reach:
+            wide.append(wide[-1] * 3.0)
+        tail = torch.tensor(wide, dtype=torch.float64, device=x.device)
+        self.centre = torch.cat([*centres, torch.zeros_like(tail)])
+        self.width = torch.cat([*widths, tail])
+        self._set_prior(x, weight)
+
+    def log_basis(self, x: Tensor) -> Tensor:
+        z = (x[:, None] - self.centre) / self.width
+        return z.square_().mul_(-0.5).sub_(self.width.log() + HALF_LOG_2PI)
+
+    def basis_means(self) -> Tensor:
+        return self.centre
+
+    def draw_basis(self, index: Tensor, generator: torch.Generator) -> Tensor:
+        eps = torch.randn(
+            len(index), generator=generator, dtype=torch.float64, device=index.device
+        )
+        return self.centre[index] + self.width[index] * eps
+
+
+class CountLeaf(GridLeaf):
+    """A count as a weighted grid of point masses and overdispersed and narrow kernels.
+
+    Four kinds of basis mass functions on 0, 1, 2, ...: point masses at the smallest
+    values (at every value if there are few), Poisson with means up to 60, negative
+    binomials of shape 1, 8 and 30 with means on a geometric grid up to the largest value,
+    and normals rounded to whole numbers, for counts that vary less than a Poisson.
+    """
+
+    SHAPES = ((30.0, 0.18, 20.0), (8.0, 0.35, 2.0), (1.0, 0.7, 0.3))  # shape, log step, least mean
+    FEW = 40
+
+    def __init__(self, k: int, spread: float = 0.02, strength: float = 2.0) -> None:
+        super().__init__(k, spread, strength)
+        for name in ("points", "poisson", "mean", "shape", "centre", "width"):
+            self.register_buffer(name, torch.zeros(0, dtype=torch.float64))
+
+    def size_of_basis(self) -> int:
+        return sum(len(t) for t in (self.points, self.poisson, self.mean, self.centre))
+
+    def begin(self, x: Tensor, weight: Tensor) -> None:
+        device = x.device
+        ordered = x.sort().values
+        values = ordered.unique()
+        top = float(values[-1]) if len(values) else 1.0
+        self.points = values if len(values) <= self.FEW else values[values < 6]
+        means, m = [], 0.3
+        while m < min(1.2 * top + 1.0, 60.0):
+            means.append(m)
+            m = (math.sqrt(m) + 0.5) ** 2  # half a standard deviation apart
+        self.poisson = torch.tensor(means, dtype=torch.float64, device=device)
+        grid, shapes = [], []
+        for shape, step, least in self.SHAPES:
+            count = max(0, math.ceil(math.log((1.5 * top + 1.0) / least) / step))
+            grid += [least * math.exp(step * i) for i in range(count)]
+            shapes += [shape] * count
+        self.mean = torch.tensor(grid, dtype=torch.float64, device=device)
+        self.shape = torch.tensor(shapes, dtype=torch.float64, device=device)
+        self._narrow(ordered)
+        self._set_prior(x, weight)
+
+    def _narrow(self, ordered: Tensor) -> None:
+        """Rounded normals, only at widths below a Poisson's at the same place."""
+        n = len(ordered)
+        if n < 8:
+            return
+        spread = float(ordered[int(0.84 * (n - 1))] - ordered[int(0.16 * (n - 1))]) / 2
+        centres, widths = [], []
+        for p in range(4):
+            width = spread * 2.0**-p
+            if width < 0.5:
+                break
+            grid = _occupied(ordered, width, 1.4, least=4)
+            grid = grid[grid > width**2]
+            centres.append(grid)
+            widths.append(torch.full_like(grid, width))
+        if centres:
+            self.centre, self.width = torch.cat(centres), torch.cat(widths)
+
+    def log_basis(self, x: Tensor) -> Tensor:
+        # counts repeat: each distinct value is worked out once
+        values, back = x.unique(return_inverse=True)
+        v = values[:, None]
+        factorial = torch.lgamma(v + 1)
+        points = torch.where(v == self.points, 0.0, -torch.inf)
+        poisson = torch.xlogy(v, self.poisson) - self.poisson - factorial
+        r, m = self.shape, self.mean
+        binomial = (
+            torch.lgamma(v + r) - torch.lgamma(r) - factorial
+            + r * (r / (r + m)).log() + v * (m / (r + m)).log()
+        )  # fmt: skip
+        narrow = _log_cell_mass(v, self.centre, self.width)
+        return torch.cat([points, poisson, binomial, narrow], 1)[back]
+
+    def centre_of(self, weights: Tensor) -> Tensor:
+        # a median: the mean of a heavy-tailed count says little
+        means, order = self.basis_means().sort()
+        share = (weights / weights.sum(-1, keepdim=True))[:, order].cumsum(-1)
+        return means[(share < 0.5).sum(-1).clamp_max(len(means) - 1)].round()
+
+    def basis_means(self) -> Tensor:
+        return torch.cat([self.points, self.poisson, self.mean, self.centre.clamp_min(0.0)])
+
+    def draw_basis(self, index: Tensor, generator: torch.Generator) -> Tensor:
+        ends = torch.tensor([len(self.points), len(self.poisson), len(self.mean)]).cumsum(0)
+        out = torch.empty(len(index), dtype=torch.float64, device=index.device)
+        a, b, c = (int(e) for e in ends)
+
+        def uniform(rows: Tensor) -> Tensor:
+            shape = (int(rows.sum()),)
+            return torch.rand(shape, generator=generator, dtype=torch.float64, device=out.device)
+
+        rows = index < a
+        out[rows] = self.points[index[rows]] if a else out[rows]
+        rows = (index >= a) & (index < b)
+        out[rows] = torch.poisson(self.poisson[index[rows] - a], generator=generator)
+        rows = (index >= b) & (index < c)
+        shape, mean = self.shape[index[rows] - b], self.mean[index[rows] - b]
+        rate = gamma_draws(shape, generator) / shape * mean
+        out[rows] = torch.poisson(rate, generator=generator)
+        rows = index >= c
+        centre, width = self.centre[index[rows] - c], self.width[index[rows] - c]
+        # normal truncated to the support, then rounded to its cell
+        low = torch.special.ndtr((-0.5 - centre) / width)
+        z = torch.special.ndtri((low + (1 - low) * uniform(rows)).clamp(1e-16, 1 - 1e-16))
+        out[rows] = (centre + width * z).round().clamp_min(0.0)
+        return out
+
+
+def _occupied(ordered: Tensor, width: float, spacing: float, least: int) -> Tensor:
+    """Grid centres `spacing` widths apart that have at least `least` values within 1.5 widths.
+
+    Walks over cells that hold data only, so a far outlier costs nothing.
+    """
+    if not len(ordered):
+        return ordered
+    cell = torch.floor((ordered - ordered[0]) / (width * spacing))
+    cell = torch.cat([cell, cell + 1]).unique()
+    centre = ordered[0] + cell * width * spacing
+    inside = torch.searchsorted(ordered, centre + 1.5 * width) - torch.searchsorted(
+        ordered, centre - 1.5 * width
+    )
+    kept = centre[inside >= least]
+    if len(kept) > GridLeaf.LIMIT:  # keep the best-filled cells
+        best = inside[inside >= least].argsort(descending=True)[: GridLeaf.LIMIT]
+        kept = kept[best.sort().values]
+    return kept
+
+
+def _log_cell_mass(v: Tensor, centre: Tensor, width: Tensor) -> Tensor:
+    """Log mass of [v - 1/2, v + 1/2) under a normal truncated to [-1/2, inf)."""
+    if not len(centre):
+        return v.new_zeros(len(v), 0)
+    low, high = (v - 0.5 - centre) / width, (v + 0.5 - centre) / width
+    flip = low > 0  # work in the lower tail, where log_ndtr keeps its digits
+    low, high = torch.where(flip, -high, low), torch.where(flip, -low, high)
+    upper = torch.special.log_ndtr(high)
+    gap = (torch.special.log_ndtr(low) - upper).clamp_max(-1e-15)
+    whole = torch.special.log_ndtr((centre + 0.5) / width)
+    return upper + torch.log(-torch.expm1(gap)) - whole

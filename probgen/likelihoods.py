@@ -1,0 +1,333 @@
+"""Rows over mixed columns: which likelihood each slot gets, and k of them as one density.
+
+`MixedRows` is the density of a row under k components in plain torch: one block of normals
+for the real slots and a leaf for each other slot. It scores, gathers sufficient
+statistics, fills holes and never enters Pyro, so it is fast and safe in threads.
+`RowMixture` is the same density as a Pyro distribution, one site for all columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from probgen.full_normals import FullNormals
+from probgen.leaves import CategoryLeaf, CountLeaf, Leaf, Look, RealLeaf, pick
+from probgen.normals import DiagonalNormals, Kernel, Moments
+from probgen.schema import Slot
+
+__all__ = ["Chunk", "Components", "Covariance", "MixedRows", "RowMixture", "Statistics"]
+
+Covariance = Literal["full", "tied", "diag", "spherical", "flexible"]
+
+#: elements of the widest intermediate of a chunk of rows: 4 MB of float64, the size at
+#: which scoring is fastest (benchmarks/scoring.py)
+CHUNK_ELEMENTS = 500_000
+
+
+@dataclass
+class Components:
+    """What scores rows: log weights (k,), the kernels of the normals, log leaf weights."""
+
+    log_weights: Tensor
+    kernel: Kernel | None
+    leaves: dict[int, Tensor]  # slot -> (k, b)
+
+
+@dataclass
+class Statistics:
+    """Expected sufficient statistics of some rows."""
+
+    weights: Tensor
+    moments: Moments | None
+    leaves: dict[int, Tensor]
+
+
+@dataclass
+class Chunk:
+    """Some rows of a table that are worked out together."""
+
+    at: Tensor | slice
+    x: Tensor
+    seen: Tensor
+    logits: Tensor  # (rows, k): log weight plus log density of the seen cells
+    prepared: Any  # the normals' factors for the pattern of these rows
+    looks: dict[int, Look]  # slot -> its leaf's view of the seen values
+
+
+class MixedRows(nn.Module):
+    """k components over the slots of a schema.
+
+    Parameters
+    ----------
+    slots : sequence of Slot
+        The encoded columns.
+    k : int
+        Number of components.
+    covariance : "full", "tied", "diag", "spherical" or "flexible"
+        The block of normals over the real slots; with "flexible" each real slot is a leaf
+        of its own, a mixture of normals on a shared grid.
+    mean_strength, dof, spread : float
+        Prior of the normals (see `probgen.normals`).
+    leaf_spread, leaf_strength, category_strength : float
+        Dirichlet pseudo-counts of the leaves (see `probgen.leaves`).
+    """
+
+    def __init__(
+        self,
+        slots: Sequence[Slot],
+        k: int,
+        covariance: Covariance,
+        mean_strength: float,
+        dof: float,
+        spread: float,
+        leaf_spread: float,
+        leaf_strength: float,
+        category_strength: float,
+    ) -> None:
+        super().__init__()
+        self.k, self.m = k, len(slots)
+        self.real: list[int] = []
+        self.leaves = nn.ModuleDict()
+        for i, slot in enumerate(slots):
+            if slot.kind == "category":
+                self.leaves[str(i)] = CategoryLeaf(k, slot.size, slot.reserved, category_strength)
+            elif slot.kind == "count":
+                self.leaves[str(i)] = CountLeaf(k, leaf_spread, leaf_strength)
+            elif covariance == "flexible":
+                self.leaves[str(i)] = RealLeaf(k, leaf_spread, leaf_strength)
+            else:
+                self.real.append(i)
+        block = FullNormals if covariance in ("full", "tied") else DiagonalNormals
+        shared = covariance in ("tied", "spherical")
+        self.normals = block(k, len(self.real), shared, mean_strength, dof, spread)
+
+    def leaf(self, slot: int) -> Leaf:
+        """The leaf of a slot."""
+        return self.leaves[str(slot)]  # type: ignore[return-value]
+
+    def leaf_items(self) -> Iterator[tuple[int, Leaf]]:
+        """(slot, leaf) of every slot that is not in the block of normals."""
+        for name, leaf in self.leaves.items():
+            yield int(name), leaf  # type: ignore[misc]
+
+    def begin(self, x: Tensor, seen: Tensor, weight: Tensor) -> None:
+        """Lay the leaves out over training rows, and forget all statistics."""
+        for i, leaf in self.leaf_items():
+            on = seen[:, i] & (weight > 0)
+            leaf.begin(x[on, i], weight[on])
+        self.normals.reset()
+
+    def block(self, values: Tensor) -> Tensor:
+        """The real slots of (n, m) values."""
+        return values if len(self.real) == self.m else values[:, self.real]
+
+    def chunks(
+        self, x: Tensor, seen: Tensor, components: Components, exact: bool = True
+    ) -> Iterator[Chunk]:
+        """Every row once, in chunks of bounded memory, rows of one pattern together."""
+        k, d = self.k, len(self.real)
+        pairs = 0 if exact else d * (d + 1) // 2
+        widest = max([k * max(1, d if exact else 1), pairs]
+                     + [leaf.size for _, leaf in self.leaf_items()])  # fmt: skip
+        step = max(256, CHUNK_ELEMENTS // widest)
+        for rows, pattern in self.normals.groups(self.block(seen)):
+            prepared = None
+            if components.kernel is not None:
+                prepared = self.normals.prepare(components.kernel, pattern, exact)
+            n = rows.stop if isinstance(rows, slice) else len(rows)
+            for start in range(0, n, step):
+                part = slice(start, min(n, start + step))
+                at = part if isinstance(rows, slice) else rows[part]
+                values, on = x[at], seen[at]
+                logits, looks = self._logits(values, on, components, prepared)
+                yield Chunk(at, values, on, logits, prepared, looks)
+
+    def _logits(
+        self, x: Tensor, seen: Tensor, components: Components, prepared: Any
+    ) -> tuple[Tensor, dict[int, Look]]:
+        logits = components.log_weights.expand(len(x), self.k)
+        looks = {}
+        if prepared is not None:
+            logits = logits + self.normals.log_rows(self.block(x), self.block(seen), prepared)
+        for slot, log_w in components.leaves.items():
+            leaf, on = self.leaf(slot), seen[:, slot]
+            every = bool(on.all())
+            looks[slot] = leaf.look(x[:, slot] if every else x[on, slot])
+            log_p = leaf.log_prob(looks[slot], log_w)
+            logits = logits + log_p if every else logits.index_add(0, on.nonzero()[:, 0], log_p)
+        return logits, looks
+
+    def log_rows(self, x: Tensor, seen: Tensor, components: Components) -> Tensor:
+        """Log density (n,) of the seen cells of each row, encoded units, float64."""
+        out = torch.empty(len(x), dtype=torch.float64, device=x.device)
+        for chunk in self.chunks(x.double(), seen, components):
+            out[chunk.at] = chunk.logits.logsumexp(-1)
+        return out
+
+    def responsibilities(self, x: Tensor, seen: Tensor, components: Components) -> Tensor:
+        """p(label | seen cells) of each row (n, k)."""
+        out = torch.empty(len(x), self.k, dtype=torch.float64, device=x.device)
+        for chunk in self.chunks(x.double(), seen, components):
+            out[chunk.at] = chunk.logits.softmax(-1)
+        return out
+
+    def sweep(
+        self,
+        x: Tensor,
+        seen: Tensor,
+        weight: Tensor,
+        components: Components,
+        fixed: Tensor | None = None,
+    ) -> tuple[Statistics, Tensor]:
+        """Statistics of weighted rows, and their summed log normalisers.
+
+        `fixed` (n, k) replaces the responsibilities that the components imply.
+        """
+        stats = self.no_rows()
+        bound = torch.zeros((), dtype=torch.float64, device=x.device)
+        for chunk in self.chunks(x, seen, components, exact=False):
+            norm = chunk.logits.logsumexp(-1, keepdim=True)
+            w = weight[chunk.at, None]
+            bound += (norm * w).sum()
+            r = (chunk.logits - norm).exp_() if fixed is None else fixed[chunk.at]
+            self.gather(stats, chunk, r * w, components)
+        return stats, bound
+
+    def no_rows(self) -> Statistics:
+        """Statistics of no rows."""
+        device = self.normals.count.device
+        return Statistics(
+            torch.zeros(self.k, dtype=torch.float64, device=device),
+            self.normals.zeros(device) if self.real else None,
+            {i: torch.zeros_like(leaf.counts) for i, leaf in self.leaf_items()},
+        )
+
+    def gather(self, stats: Statistics, chunk: Chunk, r: Tensor, components: Components) -> None:
+        """Add the expected statistics of a chunk with weighted responsibilities r (rows, k)."""
+        stats.weights += r.sum(0)
+        if stats.moments is not None:
+            stats.moments += self.normals.accumulate(
+                self.block(chunk.x), self.block(chunk.seen), r, chunk.prepared
+            )
+        for slot, total in stats.leaves.items():
+            on = chunk.seen[:, slot]
+            total += self.leaf(slot).expected_counts(
+                chunk.looks[slot], components.leaves[slot], r if bool(on.all()) else r[on]
+            )
+
+    def blend(self, new: Statistics, rate: float) -> None:
+        """Move the statistics held here towards `new`."""
+        if new.moments is not None:
+            self.normals.set(self.normals.moments.blend(new.moments, rate))
+        for i, leaf in self.leaf_items():
+            leaf.counts = leaf.counts.lerp(new.leaves[i], rate)
+
+    def reorder(self, order: Tensor) -> None:
+        """Permute the components."""
+        self.normals.reorder(order)
+        for _, leaf in self.leaf_items():
+            leaf.reorder(order)
+
+    def complete(
+        self, x: Tensor, seen: Tensor, components: Components, generator: torch.Generator
+    ) -> Tensor:
+        """x (n, m) with unseen cells drawn exactly given the seen ones of their row."""
+        out = x.double().clone()
+        for chunk in self.chunks(out.clone(), seen, components):
+            label = pick(chunk.logits.softmax(-1), generator)
+            out[chunk.at] = self.fill(chunk, label, components, generator)
+        return out
+
+    def fill(
+        self, chunk: Chunk, label: Tensor, components: Components, generator: torch.Generator
+    ) -> Tensor:
+        """The rows of a chunk with unseen cells drawn given their component."""
+        out = chunk.x.clone()
+        if chunk.prepared is not None:
+            out[:, self.real] = self.normals.fill(
+                self.block(chunk.x), self.block(chunk.seen), label, chunk.prepared, generator
+            )
+        for slot, log_w in components.leaves.items():
+            off = ~chunk.seen[:, slot]
+            if bool(off.any()):
+                out[off, slot] = self.leaf(slot).draw(log_w.exp(), label[off], generator)
+        return out
+
+    def expect(self, x: Tensor, seen: Tensor, components: Components) -> Tensor:
+        """x (n, m) with unseen cells at their mean, or mode for categories, given the seen ones."""
+        out = x.double().clone()
+        for chunk in self.chunks(out.clone(), seen, components):
+            r = chunk.logits.softmax(-1)
+            filled = chunk.x.clone()
+            if chunk.prepared is not None:
+                each = self.normals.expect(
+                    self.block(chunk.x), self.block(chunk.seen), chunk.prepared
+                )
+                mean = torch.einsum("nk,knd->nd", r, each)
+                filled[:, self.real] = torch.where(
+                    self.block(chunk.seen), self.block(chunk.x), mean
+                )
+            for slot, log_w in components.leaves.items():
+                off = ~chunk.seen[:, slot]
+                if bool(off.any()):
+                    filled[off, slot] = self.leaf(slot).centre_of(r[off] @ log_w.exp())
+            out[chunk.at] = filled
+        return out
+
+    def centres(self, share: Tensor, components: Components) -> Tensor:
+        """Rows (n, m) at the mean (mode of a category) of components mixed by share (n, k)."""
+        out = torch.empty(len(share), self.m, dtype=torch.float64, device=share.device)
+        if components.kernel is not None:
+            out[:, self.real] = share @ components.kernel.mean
+        for slot, log_w in components.leaves.items():
+            out[:, slot] = self.leaf(slot).centre_of(share @ log_w.exp())
+        return out
+
+
+class RowMixture(TorchDistribution):
+    """A mixture of k components over all slots of a row, label summed out, unseen cells too.
+
+    Batch shape (n,), event shape (m,). `seen` (n, m) marks the cells that are observed.
+    """
+
+    arg_constraints: dict = {}
+    support = constraints.real_vector
+    has_rsample = False
+    skips_unseen = True
+
+    def __init__(self, rows: MixedRows, components: Components, seen: Tensor) -> None:
+        self.rows, self.components, self.seen = rows, components, seen
+        super().__init__(seen.shape[:1], seen.shape[1:], validate_args=False)
+
+    def expand(self, batch_shape: torch.Size, _instance: object = None) -> RowMixture:
+        seen = self.seen.expand(*batch_shape, self.rows.m)
+        return RowMixture(self.rows, self.components, seen)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """(n,) log density of the seen cells."""
+        parts = list(self.rows.chunks(value, self.seen, self.components))
+        if len(parts) == 1 and isinstance(parts[0].at, slice):
+            return parts[0].logits.logsumexp(-1)
+        out = value.new_zeros(len(value))
+        for chunk in parts:
+            out = out.index_put(
+                (torch.arange(len(value), device=value.device)[chunk.at],),
+                chunk.logits.logsumexp(-1),
+            )
+        return out
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        """(n, m) new rows, from torch's global generator (Pyro's convention)."""
+        n = self.batch_shape[0]
+        # RowMixture is sampled under Pyro, whose randomness is torch's global state
+        seed = int(torch.randint(2**62, ()))
+        generator = torch.Generator(self.seen.device).manual_seed(seed)
+        x = torch.zeros(n, self.rows.m, dtype=torch.float64, device=self.seen.device)
+        return self.rows.complete(x, torch.zeros_like(self.seen), self.components, generator)

@@ -1,0 +1,298 @@
+"""The real slots of a mixture: k normals with conjugate posteriors, holes integrated out.
+
+Two blocks share one interface. `FullNormals` (full or tied covariance) has a
+normal-Wishart prior, `DiagonalNormals` (diagonal or spherical) a normal-gamma one. The
+state of a block is its expected sufficient statistics, so the posterior is prior plus
+statistics, a natural-gradient step is a blend of statistics, and EM, variational Bayes
+and Gibbs sampling differ only in the weights of the rows (Bishop 2006, chapter 10;
+Hoffman et al. 2013).
+
+Sizes: n rows, k components, d slots. All tensors are float64, encoded units.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from probgen.leaves import gamma_draws
+
+__all__ = ["DiagonalNormals", "Kernel", "Moments", "Normals", "student"]
+
+LOG_2PI = math.log(2 * math.pi)
+
+
+@dataclass
+class Moments:
+    """Weighted sums over rows for each component: count, first and second moments.
+
+    count is (k,) for `FullNormals` and (k, d), one a slot, for `DiagonalNormals`; second
+    is (k, d, d) or (k, d).
+    """
+
+    count: Tensor
+    first: Tensor
+    second: Tensor
+
+    def blend(self, other: Moments, rate: float) -> Moments:
+        """``(1 - rate) * self + rate * other``."""
+        return Moments(
+            self.count.lerp(other.count, rate),
+            self.first.lerp(other.first, rate),
+            self.second.lerp(other.second, rate),
+        )
+
+    def __iadd__(self, other: Moments) -> Moments:
+        self.count += other.count
+        self.first += other.first
+        self.second += other.second
+        return self
+
+
+@dataclass
+class Kernel:
+    """k densities over d slots: normals, or Student's t where `dof` is given.
+
+    `log_const` (k,) or (k, d) is added to the log density: the part of a variational
+    expectation that a plain normal with the same mean and precision lacks.
+    """
+
+    mean: Tensor
+    precision: Tensor
+    log_const: Tensor
+    dof: Tensor | None = None
+
+
+class Normals(nn.Module):
+    """State and interface shared by the two blocks."""
+
+    count: Tensor
+    first: Tensor
+    second: Tensor
+
+    def __init__(self, k: int, d: int, shared: bool, mean_strength: float) -> None:
+        super().__init__()
+        self.k, self.d, self.shared, self.mean_strength = k, d, shared, mean_strength
+
+    def _hold(self, moments: Moments) -> None:
+        self.register_buffer("count", moments.count)
+        self.register_buffer("first", moments.first)
+        self.register_buffer("second", moments.second)
+
+    @property
+    def moments(self) -> Moments:
+        """The current expected sufficient statistics."""
+        return Moments(self.count, self.first, self.second)
+
+    def set(self, moments: Moments) -> None:
+        """Replace the sufficient statistics."""
+        self.count, self.first, self.second = moments.count, moments.first, moments.second
+
+    def reset(self) -> None:
+        """Forget all rows."""
+        self.set(self.zeros(self.count.device))
+
+    def reorder(self, order: Tensor) -> None:
+        """Permute the components."""
+        m = self.moments
+        self.set(Moments(m.count[order], m.first[order], m.second[order]))
+
+
+class DiagonalNormals(Normals):
+    """k products of d normals; one variance a component where `shared` (spherical).
+
+    Prior: precision ~ Gamma(dof / 2, spread / 2) for each slot (or component), and
+    mean | precision ~ N(0, 1 / (mean_strength * precision)).
+    """
+
+    #: a hidden cell says nothing about any other slot of a product
+    needs_filling = False
+
+    def __init__(
+        self, k: int, d: int, shared: bool, mean_strength: float, dof: float, spread: float
+    ) -> None:
+        super().__init__(k, d, shared, mean_strength)
+        self.shape0 = 0.5 * dof
+        self.rate0 = 0.5 * spread * (dof - 2 if dof > 2 else 1.0)
+        self._hold(self.zeros(torch.device("cpu")))
+
+    def zeros(self, device: torch.device) -> Moments:
+        """Statistics of no rows."""
+        zeros = torch.zeros(3, self.k, self.d, dtype=torch.float64, device=device)
+        return Moments(zeros[0], zeros[1], zeros[2])
+
+    def posterior(self, moments: Moments | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(strength, mean (k, d), shape, rate of the gamma (k, d) or (k, 1))."""
+        s = self.moments if moments is None else moments
+        strength = self.mean_strength + s.count
+        mean = s.first / strength
+        half = 0.5 * (s.second - strength * mean.square()).clamp_min(0.0)
+        count = 0.5 * s.count
+        if self.shared:
+            half, count = half.sum(-1, keepdim=True), count.sum(-1, keepdim=True)
+        return strength, mean, self.shape0 + count, self.rate0 + half
+
+    def expected(self) -> Kernel:
+        """exp(E log N) under the posterior."""
+        strength, mean, shape, rate = self.posterior()
+        const = 0.5 * (torch.digamma(shape) - shape.log()) - 0.5 / strength
+        return Kernel(mean, (shape / rate).expand(self.k, self.d), const)
+
+    def predictive(self) -> Kernel:
+        """The posterior predictive: t for each slot, or jointly where the variance is shared."""
+        strength, mean, shape, rate = self.posterior()
+        precision = shape / rate * strength / (strength + 1)
+        return Kernel(mean, precision, torch.zeros_like(mean), 2 * shape)
+
+    def kl(self) -> Tensor:
+        """KL(posterior || prior), nats."""
+        strength, mean, a, b = self.posterior()
+        b0 = self.mean_strength
+        means = 0.5 * ((strength / b0).log() - 1 + b0 / strength + b0 * (a / b) * mean.square())
+        a0, r0 = torch.full_like(a, self.shape0), torch.full_like(b, self.rate0)
+        gamma = (
+            (a - a0) * torch.digamma(a) - torch.lgamma(a) + torch.lgamma(a0)
+            + a0 * (b / r0).log() + a * (r0 - b) / b
+        )  # fmt: skip
+        return means.sum() + gamma.sum()
+
+    def draw(self, moments: Moments, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """One posterior draw of (mean (k, d), precision (k, d))."""
+        strength, mean, shape, rate = self.posterior(moments)
+        precision = gamma_draws(shape, generator) / rate
+        eps = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+        return mean + eps / (strength * self.spread_out(precision)).sqrt(), precision
+
+    def plugin(self) -> Kernel:
+        """Normals at the posterior means of mean and variance."""
+        _, mean, shape, rate = self.posterior()
+        precision = (shape - 1).clamp_min(0.5) / rate
+        return Kernel(mean, precision.expand(self.k, self.d), torch.zeros_like(mean))
+
+    def unit(self) -> Kernel:
+        """Standard normals: they fill holes before anything is known."""
+        zero = torch.zeros_like(self.first)
+        return Kernel(zero, zero + 1.0, zero)
+
+    # --- the globals as Pyro sites: precision (k, d) or (k, 1), and mean (k, d) ---------
+
+    def _gamma(self, shape: Tensor, rate: Tensor) -> dist.TorchDistribution:
+        return dist.Gamma(shape, rate).to_event(2)
+
+    def precision_prior(self) -> dist.TorchDistribution:
+        """Gamma prior, one a slot or one a component where `shared`."""
+        _, _, shape, _ = self.posterior()
+        return self._gamma(torch.full_like(shape, self.shape0), torch.full_like(shape, self.rate0))
+
+    def precision_posterior(self) -> dist.TorchDistribution:
+        """Gamma posterior."""
+        _, _, shape, rate = self.posterior()
+        return self._gamma(shape, rate)
+
+    def mean_prior(self, precision: Tensor) -> dist.TorchDistribution:
+        """Normal prior of the means given the precisions."""
+        sd = (self.mean_strength * self.spread_out(precision)).rsqrt()
+        return dist.Normal(torch.zeros_like(self.first), sd).to_event(2)
+
+    def mean_posterior(self, precision: Tensor) -> dist.TorchDistribution:
+        """Normal posterior of the means given the precisions."""
+        strength, mean, _, _ = self.posterior()
+        return dist.Normal(mean, (strength * self.spread_out(precision)).rsqrt()).to_event(2)
+
+    def spread_out(self, precision: Tensor) -> Tensor:
+        """Precisions (k, d) from the value of their site."""
+        return precision.expand(self.k, self.d)
+
+    # --- rows: any pattern at once, `seen` takes the place of the pattern -------------
+
+    def groups(self, seen: Tensor) -> Iterator[tuple[Tensor | slice, Tensor]]:
+        """All rows at once: a product needs no pattern."""
+        yield slice(0, len(seen)), torch.ones(self.d, dtype=torch.bool, device=seen.device)
+
+    def prepare(self, kernel: Kernel, pattern: Tensor, exact: bool = True) -> _Product:
+        """What is the same for all rows."""
+        plain = kernel.dof is None and not exact
+        return _Product(kernel, self._weights(kernel) if plain else None)
+
+    def log_rows(self, x: Tensor, seen: Tensor, cond: _Product) -> Tensor:
+        """Log density (n, k) of the seen slots of rows x (n, d)."""
+        if cond.weights is not None:
+            return _diagonal_features(x, seen) @ cond.weights.T
+        kernel = cond.kernel
+        if kernel.dof is None:
+            root = kernel.precision.sqrt()
+            gap = (x[:, None] * root - kernel.mean * root).square_().mul_(-0.5)
+            const = 0.5 * (kernel.precision.log() - LOG_2PI) + kernel.log_const
+            return torch.einsum("nkd,nd->nk", gap + const, seen.to(x.dtype))
+        gap = (x[:, None] - kernel.mean).square_().mul_(kernel.precision) * seen[:, None]
+        if self.shared:
+            d_seen = seen.sum(-1, keepdim=True)
+            log_det = seen.double() @ kernel.precision.log().T
+            return student(gap.sum(-1), log_det, d_seen, kernel.dof[:, 0])
+        each = student(gap, kernel.precision.log(), 1, kernel.dof)
+        return (each * seen[:, None]).sum(-1)
+
+    def _weights(self, kernel: Kernel) -> Tensor:
+        p, m = kernel.precision, kernel.mean
+        const = kernel.log_const + 0.5 * (p.log() - LOG_2PI) - 0.5 * p * m.square()
+        return torch.cat([-0.5 * p, p * m, const], -1)
+
+    def accumulate(self, x: Tensor, seen: Tensor, r: Tensor, cond: _Product) -> Moments:
+        """Expected statistics of the seen cells, with responsibilities r (n, k)."""
+        return self.gather_hard(x, seen, r)
+
+    def gather_hard(self, x: Tensor, seen: Tensor, r: Tensor) -> Moments:
+        """Statistics of the seen cells, with responsibilities r (n, k)."""
+        second, first, count = (r.T @ _diagonal_features(x, seen)).split(self.d, -1)
+        return Moments(count, first, second)
+
+    def expect(self, x: Tensor, seen: Tensor, cond: _Product) -> Tensor:
+        """(k, n, d): x with its unseen slots at the mean of each component."""
+        return torch.where(seen, x, cond.kernel.mean[:, None])
+
+    def fill(
+        self, x: Tensor, seen: Tensor, label: Tensor, cond: _Product, g: torch.Generator
+    ) -> Tensor:
+        """x (n, d) with its unseen slots drawn given the seen ones and the component."""
+        kernel = cond.kernel
+        mean, precision = kernel.mean[label], kernel.precision[label]
+        step = torch.randn(x.shape, generator=g, dtype=x.dtype, device=x.device)
+        step = step / precision.sqrt()
+        if kernel.dof is not None:
+            dof = kernel.dof[label].expand(len(x), -1)
+            distance = torch.zeros_like(dof)
+            if self.shared:
+                gap = (x - mean).square() * precision * seen
+                distance, extra = gap.sum(-1, keepdim=True), seen.sum(-1, keepdim=True)
+                chi = 2 * gamma_draws(0.5 * (dof + extra), g)
+            else:
+                chi = 2 * gamma_draws(0.5 * dof, g)
+            step = step * ((dof + distance) / chi).sqrt()
+        return torch.where(seen, x, mean + step)
+
+
+@dataclass
+class _Product:
+    """A kernel of independent slots, with its weights for `_diagonal_features`."""
+
+    kernel: Kernel
+    weights: Tensor | None
+
+
+def _diagonal_features(x: Tensor, seen: Tensor) -> Tensor:
+    """(n, 3 d): squares, values and ones, 0 where unseen."""
+    on = seen.to(x.dtype)
+    x = x * on
+    return torch.cat([x.square(), x, on], 1)
+
+
+def student(quad: Tensor, log_det: Tensor, d: Tensor | int, dof: Tensor) -> Tensor:
+    """Log density of Student's t; quad is the squared Mahalanobis distance."""
+    half = 0.5 * (dof + d)
+    const = torch.lgamma(half) - torch.lgamma(0.5 * dof) - 0.5 * d * (dof * math.pi).log()
+    return const + 0.5 * log_det - half * torch.log1p(quad / dof)

@@ -1,0 +1,366 @@
+"""Log density of rows, derived from any model/guide pair: values, errors, intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from probgen.batch import Batch
+from probgen.errors import NotSupported, SchemaError, message
+from probgen.family import Draws, Family
+from probgen.queries.contraction import row_log_weights, survey
+from probgen.queries.draws import Predictive, count_draws, keyed, log_mean_exp, one_draw, tile
+from probgen.queries.pareto import pareto_k
+from probgen.session import guarded
+
+__all__ = ["Estimate", "interval", "log_prob", "log_prob_draws"]
+
+#: numbers in the widest intermediate of a closed form: 4 MB of float64
+_WIDE = 2**19
+#: rows, times particles, that a pair sees at once
+_TILED = 2**15
+#: particles of each draw at the least, so that the spread within a draw can be measured
+_FEWEST = 4
+
+_Folded = TypeVar("_Folded")
+
+
+@dataclass
+class Estimate:
+    """A number a row, and how exact it is.
+
+    Attributes
+    ----------
+    value : Tensor (n,)
+        Log density, nats, encoded units.
+    se : Tensor (n,)
+        Monte Carlo standard error of `value`; 0 where it is exact.
+    ess : Tensor (n,)
+        Effective sample size of the importance weights; inf where it is exact.
+    khat : Tensor (n,)
+        Pareto shape of the weights (above 0.7: do not trust); NaN where it is exact.
+    method : str
+        "exact" (closed form; "bound" or "estimate" where the family says its own form is
+        one), "enumerated" (summed out through the pair), "importance", or these joined
+        by "+" where members differ.
+    """
+
+    value: Tensor
+    se: Tensor
+    ess: Tensor
+    khat: Tensor
+    method: str
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+
+def log_prob(
+    predictive: Predictive, batch: Batch, *, particles: int = 512, plugin: bool = False
+) -> Estimate:
+    """Log density of the seen cells of each row under the predictive.
+
+    A closed form of the family is used where it has one, and never enters Pyro; otherwise
+    the pair is run: enumerated sites are summed out, and other row latents are integrated
+    by importance sampling from the guide, with noise keyed by the content of the row.
+
+    Parameters
+    ----------
+    predictive : Predictive
+    batch : Batch of n rows
+        Unseen cells are integrated out.
+    particles : int
+        Importance draws a row, shared out among the draws of the globals (at least four
+        each). Cost is proportional to it.
+    plugin : bool
+        Score at one value of the globals instead of averaging over their draws.
+
+    Returns
+    -------
+    Estimate
+
+    References
+    ----------
+    Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto smoothed importance sampling.
+    """
+    predictive = predictive.at_point(batch) if plugin else predictive
+    parts = []
+    share = _share(particles, predictive)
+    first = 0
+    for member, draws in zip(predictive.members, predictive.draws, strict=True):
+        parts.append(_member(predictive, member, draws, batch, share, first))
+        first += share * count_draws(draws)
+    return _mixed(parts)
+
+
+def _share(particles: int, predictive: Predictive) -> int:
+    """Particles of each draw of the globals."""
+    if particles < 1:
+        raise SchemaError(
+            message(f"particles = {particles}", "at least 1", "ask for some hundreds")
+        )
+    return max(_FEWEST, math.ceil(particles / len(predictive)))
+
+
+def _mixed(parts: list[Estimate]) -> Estimate:
+    """The equal mixture of the members' densities."""
+    if len(parts) == 1:
+        return parts[0]
+    values = torch.stack([part.value for part in parts])
+    value = log_mean_exp(values, 0)
+    peak = torch.where(value.isinf(), torch.zeros_like(value), value)
+    shares = (values - peak).exp() / len(parts)
+    se = (shares * torch.stack([part.se for part in parts])).square().sum(0).sqrt()
+    khat = torch.stack([part.khat for part in parts])
+    worst = khat.nan_to_num(-math.inf).amax(0)
+    return Estimate(
+        value=value,
+        se=se,
+        ess=torch.stack([part.ess for part in parts]).amin(0),
+        khat=torch.where(khat.isnan().all(0), khat[0], worst),
+        method="+".join(sorted({part.method for part in parts})),
+    )
+
+
+def _member(
+    predictive: Predictive, member: Family, draws: Draws, batch: Batch, share: int, first: int
+) -> Estimate:
+    """The density of one member, averaged over its draws."""
+    value = _closed_form(member, draws, batch, predictive.integrated)
+    if value is not None:
+        return _exact(value, member.density)
+    return _through_pair(member, draws, batch, share, first)
+
+
+def _exact(value: Tensor, method: str) -> Estimate:
+    zero = torch.zeros_like(value)
+    return Estimate(value, zero, zero + math.inf, zero + math.nan, method)
+
+
+def _chunks(n: int, size: int) -> Iterator[slice]:
+    for start in range(0, n, size):
+        yield slice(start, min(n, start + size))
+
+
+def _cost(member: Family, batch: Batch) -> int:
+    """Numbers a row in the family's widest intermediate; a family may say so itself."""
+    return max(1, int(getattr(member, "row_cost", max(64, batch.seen.shape[1]))))
+
+
+def _no_rows(batch: Batch) -> Tensor:
+    dtype = batch.weight.dtype if batch.x is None else batch.x.dtype
+    return torch.zeros(0, dtype=dtype, device=batch.seen.device)
+
+
+def _closed_form(member: Family, draws: Draws, batch: Batch, integrated: bool) -> Tensor | None:
+    """The family's own answer (n,), or None. Plain torch: no lock, no handlers."""
+    values = []
+    size = max(1, _WIDE // _cost(member, batch))
+    with torch.no_grad():
+        for rows in _chunks(len(batch), size):
+            part = batch.take(rows)
+            value = None
+            if integrated or not draws:
+                value = member.exact_log_prob(part, None)
+            if value is None and draws:
+                by_draw = member.exact_log_prob(part, draws)
+                value = None if by_draw is None else log_mean_exp(by_draw, 0)
+            if value is None:
+                return None
+            values.append(value)
+    return torch.cat(values) if values else _no_rows(batch)
+
+
+def _log_weights(
+    member: Family,
+    draws: Draws,
+    batch: Batch,
+    share: int,
+    first: int,
+    fold: Callable[[bool, Tensor], _Folded],
+) -> list[_Folded]:
+    """What `fold` makes of the log weights (S, K, rows) of each chunk of the rows.
+
+    `fold` is told whether noise entered; where it did not, K is 1.
+    """
+    if not len(batch):
+        return []
+    count = count_draws(draws)
+    batch = keyed(batch)
+    folded = []
+    with torch.no_grad(), guarded(0):
+        plan = survey(member, batch, one_draw(draws, 0))
+        times = share if plan.sampled else 1
+        for rows in _chunks(len(batch), max(1, _TILED // times)):
+            part = batch.take(rows)
+            weights = []
+            for s in range(count):
+                tiled, keys = tile(part, times, first + s * times)
+                weight = row_log_weights(member, tiled, one_draw(draws, s), keys, plan)
+                weights.append(weight.reshape(times, len(part)))
+            folded.append(fold(plan.sampled, torch.stack(weights)))
+    return folded
+
+
+def _through_pair(member: Family, draws: Draws, batch: Batch, share: int, first: int) -> Estimate:
+    """The density by running the pair."""
+    parts = _log_weights(member, draws, batch, share, first, _estimate)
+    if not parts:
+        return _exact(_no_rows(batch), "enumerated")
+    return Estimate(
+        value=torch.cat([part.value for part in parts]),
+        se=torch.cat([part.se for part in parts]),
+        ess=torch.cat([part.ess for part in parts]),
+        khat=torch.cat([part.khat for part in parts]),
+        method=parts[0].method,
+    )
+
+
+def _estimate(sampled: bool, weights: Tensor) -> Estimate:
+    """The average of the weights (S, K, n) of each row, and how exact it is."""
+    flat = weights.flatten(0, 1)
+    value = log_mean_exp(flat, 0)
+    if not sampled:
+        return _exact(value, "enumerated")
+    se, ess = _errors(weights, value)
+    return Estimate(value, se, ess, pareto_k(flat), "importance")
+
+
+def _errors(weights: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Standard error of the log of the average, by the delta method, and sample size.
+
+    The draws of the globals are strata: only the spread within each of them is error.
+    """
+    count, particles, _ = weights.shape
+    peak = torch.where(value.isinf(), torch.zeros_like(value), value)
+    relative = (weights - peak).exp()
+    spread = relative.var(1) if particles > 1 else torch.full_like(relative[:, 0], math.nan)
+    se = (spread.sum(0) / particles).sqrt() / count
+    ess = relative.sum((0, 1)).square() / relative.square().sum((0, 1)).clamp_min(1e-300)
+    return se, ess
+
+
+def log_prob_draws(predictive: Predictive, batch: Batch, *, particles: int = 512) -> Tensor:
+    """Log density of each row at each draw of the globals.
+
+    Parameters
+    ----------
+    predictive : Predictive
+    batch : Batch of n rows
+    particles : int
+        Importance draws a row and draw of the globals, where the pair has row latents.
+
+    Returns
+    -------
+    Tensor (S, n)
+        S counts the draws of all members, member by member. Memory is S * n numbers: pass
+        rows in pieces, or use `interval`.
+    """
+    parts = []
+    first = 0
+    for member, draws in zip(predictive.members, predictive.draws, strict=True):
+        value = _closed_form_draws(member, draws, batch)
+        if value is None:
+            value = _through_pair_draws(member, draws, batch, particles, first)
+        parts.append(value)
+        first += particles * count_draws(draws)
+    return torch.cat(parts)
+
+
+def _closed_form_draws(member: Family, draws: Draws, batch: Batch) -> Tensor | None:
+    values = []
+    count = count_draws(draws)
+    with torch.no_grad():
+        for rows in _chunks(len(batch), max(64, _WIDE // (_cost(member, batch) * count))):
+            part = batch.take(rows)
+            value = member.exact_log_prob(part, draws or None)
+            if value is None:
+                return None
+            values.append(value if draws else value[None])
+    return torch.cat(values, 1) if values else _no_rows(batch).expand(count, 0)
+
+
+def _through_pair_draws(
+    member: Family, draws: Draws, batch: Batch, particles: int, first: int
+) -> Tensor:
+    def average(_sampled: bool, weights: Tensor) -> Tensor:
+        return log_mean_exp(weights, 1)
+
+    values = _log_weights(member, draws, batch, particles, first, average)
+    return torch.cat(values, 1) if values else _no_rows(batch).expand(count_draws(draws), 0)
+
+
+def interval(
+    predictive: Predictive,
+    batch: Batch,
+    level: float,
+    given: Batch | None = None,
+    *,
+    particles: int = 512,
+    rows: int = 4096,
+) -> tuple[Tensor, Tensor]:
+    """Equal-tailed posterior interval of log p(x given t), or of log p(x | y, given t).
+
+    Parameters
+    ----------
+    predictive : Predictive
+        Of at least two draws.
+    batch : Batch of n rows
+    level : float
+        Posterior probability inside, in (0, 1).
+    given : Batch of n rows, optional
+        The same rows with only the conditioning cells seen: the interval is then of
+        ``log p(x | t) - log p(given | t)``.
+    particles : int
+        As in `log_prob_draws`.
+    rows : int
+        Rows worked on at once; memory is rows * S numbers.
+
+    Returns
+    -------
+    lower, upper : Tensor (n,)
+        Nats, encoded units. The predictive log density may lie outside.
+
+    Raises
+    ------
+    SchemaError
+        If level is not inside (0, 1).
+    NotSupported
+        If there is a single draw: a point has no interval.
+    """
+    if not 0 < level < 1:
+        raise SchemaError(
+            message(f"interval = {level}", "a probability in (0, 1)", "pass 0.9, for example")
+        )
+    if len(predictive) < 2:
+        raise NotSupported(
+            message(
+                "a model with a single draw of its parameters",
+                "several draws for an interval",
+                "fit a family with priors, or with several restarts",
+            )
+        )
+    lower, upper = [], []
+    for piece in _chunks(len(batch), rows):
+        values = log_prob_draws(predictive, batch.take(piece), particles=particles)
+        if given is not None:
+            values = values - log_prob_draws(predictive, given.take(piece), particles=particles)
+        values = values.sort(0).values
+        lower.append(_quantile(values, (1 - level) / 2))
+        upper.append(_quantile(values, (1 + level) / 2))
+    if not lower:
+        return _no_rows(batch), _no_rows(batch)
+    return torch.cat(lower), torch.cat(upper)
+
+
+def _quantile(values: Tensor, q: float) -> Tensor:
+    """Linear between order statistics of sorted values (S, n); right also at -inf."""
+    place = q * (len(values) - 1)
+    below, above = values[math.floor(place)], values[math.ceil(place)]
+    between = torch.lerp(below, above, place - math.floor(place))
+    return torch.where((below == above) | below.isinf(), below, between)

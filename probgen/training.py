@@ -1,0 +1,171 @@
+"""Settings of a fit, and the record of what happened in it."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+import torch
+
+from probgen.errors import SchemaError, message
+
+__all__ = ["FitResult", "Training", "resolve_device"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """Settings of a fit; estimators hand their fields over under the same names.
+
+    Parameters
+    ----------
+    max_epochs : int
+        Passes over the training rows at most.
+    patience : int
+        Epochs without improvement after which training stops.
+    validation : float
+        Share of rows held out for early stopping (the caller splits, see `split`).
+    learning_rate : float
+        Step of Adam; not used by closed-form updates.
+    batch_size : int or None
+        Rows a step. None: all rows for updates; for gradients a power of two near n / 32,
+        from 64 to 1,024.
+    gradient_clip : float or None
+        Largest norm of the gradient of the loss a row; None: no limit.
+    schedule : {"plateau", "cosine", "constant"}
+        "plateau" lowers the rate to 0.3 of it after each third of `patience` without
+        improvement: of the rules tried in ``benchmarks/schedules.py`` the one whose
+        held-out loss varied least. "cosine" falls to 0 at `max_epochs`, whatever the loss
+        does, and so can hide that training was too short.
+    starts, restarts : int
+        `starts` short runs of which the best is trained on; `restarts` full fits, all kept.
+    device : str
+        "auto": a GPU where there is one.
+    random_state : int or None
+        Seed; None: a fresh one, recorded in the result.
+    progress : bool
+        Show a progress bar with the loss and the time left.
+    compile : {"auto", True, False}
+        Whether to compile the training step; see `engines.choose_engine`.
+    checkpoint : path or None
+        File to which the running fit is saved every few seconds, for `resume`.
+    tolerance : float
+        Improvement of the loss (nats a row) that counts.
+    precision : {"float32", "float64"}
+        Of gradient training; closed-form updates always take float64.
+    delay, kappa : float
+        Rates (t + delay)^-kappa of minibatched updates; kappa in (0.5, 1].
+    """
+
+    max_epochs: int = 500
+    patience: int = 25
+    validation: float = 0.1
+    learning_rate: float = 1e-2
+    batch_size: int | None = None
+    gradient_clip: float | None = 10.0
+    schedule: Literal["plateau", "cosine", "constant"] = "plateau"
+    starts: int = 1
+    restarts: int = 1
+    device: str = "auto"
+    random_state: int | None = None
+    progress: bool = False
+    compile: Literal["auto"] | bool = "auto"
+    checkpoint: str | os.PathLike[str] | None = None
+    tolerance: float = 1e-4
+    precision: Literal["float32", "float64"] = "float32"
+    delay: float = 1.0
+    kappa: float = 0.7
+
+    def __post_init__(self) -> None:
+        for name, low in (("max_epochs", 1), ("patience", 1), ("starts", 1), ("restarts", 1)):
+            _require(name, getattr(self, name), getattr(self, name) >= low, f"at least {low}")
+        for name in ("learning_rate", "delay", "gradient_clip"):
+            value = getattr(self, name)
+            _require(name, value, value is None or 0 < value < math.inf, "a positive number")
+        _require("tolerance", self.tolerance, self.tolerance >= 0, "0 or more")
+        _require("validation", self.validation, 0 <= self.validation < 1, "0 <= share < 1")
+        size = self.batch_size
+        _require("batch_size", size, size is None or size >= 1, "at least 1, or None")
+        _require("kappa", self.kappa, 0.5 < self.kappa <= 1, "0.5 < kappa <= 1")
+        schedules = ("plateau", "cosine", "constant")
+        _require("schedule", self.schedule, self.schedule in schedules, f"one of {schedules}")
+        precisions = ("float32", "float64")
+        _require("precision", self.precision, self.precision in precisions, str(precisions))
+        _require("compile", self.compile, self.compile in ("auto", True, False), "'auto' or bool")
+
+
+def _require(name: str, value: object, ok: bool, needed: str) -> None:
+    if not ok:
+        raise SchemaError(message(f"{name}={value!r}", needed, f"change {name}"))
+
+
+@dataclass
+class FitResult:
+    """What happened in a fit.
+
+    Attributes
+    ----------
+    losses, validation : list of float
+        Negative ELBO of each epoch and score of the held-out rows after it, nats a row.
+    epochs : int
+        Epochs that were run.
+    converged : bool
+        Whether training stopped because there was nothing more to gain.
+    reason : str
+        Why it stopped.
+    seconds : float
+        Wall time.
+    device, engine : str
+        Where and how the steps were computed.
+    seed : int
+        Repeats the fit as `random_state`.
+    batch_size : int
+        Rows a step.
+    learning_rate : float
+        The rate when training stopped.
+    retries : int
+        How often a non-finite loss halved the rate.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    validation: list[float] = field(default_factory=list)
+    epochs: int = 0
+    converged: bool = False
+    reason: str = ""
+    seconds: float = 0.0
+    device: str = "cpu"
+    engine: str = ""
+    seed: int = 0
+    batch_size: int = 0
+    learning_rate: float = 0.0
+    retries: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings and lists, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> FitResult:
+        """The inverse of `to_dict`; unknown entries (of a later version) are left out."""
+        names = {f.name for f in fields(cls)}
+        return cls(**{k: v for k, v in values.items() if k in names})
+
+
+def resolve_device(device: str) -> torch.device:
+    """The torch device for a setting; "auto" is this process's GPU where there is one."""
+    if device == "auto":
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise SchemaError(
+            message(f"device={device!r}", "'auto', 'cpu' or 'cuda'", "change device")
+        ) from error
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise SchemaError(
+            message(f"device={device!r} but no usable GPU", "a GPU, or 'cpu'", "use device='auto'")
+        )
+    return found
