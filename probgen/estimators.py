@@ -578,11 +578,11 @@ class GaussianMixture(Density):
     concentration: float = 1.0
     mean_strength: float = 0.01
     dof: float = 3.0
-    spread: float = 0.1
+    spread: float = 0.01
     category_strength: float = 0.3
     posterior: Literal["auto", "gibbs", "mean_field"] = "auto"
     batch_size: int | None = None
-    starts: int = field(default=10, kw_only=True)
+    starts: int = field(default=4, kw_only=True)
 
     family: ClassVar[type[Family]] = Mixture
 

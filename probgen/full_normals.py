@@ -200,14 +200,16 @@ class FullNormals(Normals):
     def log_rows(self, x: Tensor, seen: Tensor, cond: _Split) -> Tensor:
         """Log density (n, k) of the seen slots of rows x (n, d) of one pattern."""
         if cond.weights is not None:
-            return quadratic_features(x) @ cond.weights.T
+            cond.features = quadratic_features(x)
+            return (cond.weights @ cond.features).T
         return _log_density(cond.quad(x), cond.log_det, cond.d_seen, cond.kernel)
 
     def accumulate(self, x: Tensor, seen: Tensor, r: Tensor, cond: _Split) -> Moments:
         """Expected statistics of rows that share a pattern, with responsibilities r (n, k)."""
         k, d = self.k, self.d
         if cond.complete:
-            sums = r.T @ quadratic_features(x)
+            features = quadratic_features(x) if cond.features is None else cond.features
+            sums = (features @ r).T
             return _unpack(sums, d)
         filled = cond.fill(x)  # (k, n, d)
         weighted = filled * r.T[:, :, None]
@@ -218,7 +220,7 @@ class FullNormals(Normals):
 
     def gather_hard(self, x: Tensor, seen: Tensor, r: Tensor) -> Moments:
         """Statistics of rows without holes, with responsibilities r (n, k)."""
-        return _unpack(r.T @ quadratic_features(x), self.d)
+        return _unpack((quadratic_features(x) @ r).T, self.d)
 
     def fill(
         self, x: Tensor, seen: Tensor, label: Tensor, cond: _Split, g: torch.Generator
@@ -253,6 +255,7 @@ class _Split:
     pattern: Tensor
     kernel: Kernel
     weights: Tensor | None = None  # (k, features) where quadratic features are used
+    features: Tensor | None = None  # of the last rows scored, for `accumulate`
 
     @classmethod
     def of(cls, kernel: Kernel, pattern: Tensor) -> _Split:
@@ -328,9 +331,20 @@ class _Split:
 
 
 def quadratic_features(x: Tensor) -> Tensor:
-    """(n, 1 + d + d (d + 1) / 2): one, the values, and their pairwise products."""
-    i, j = torch.triu_indices(x.shape[1], x.shape[1], device=x.device)
-    return torch.cat([x.new_ones(len(x), 1), x, x[:, i] * x[:, j]], 1)
+    """(1 + d + d (d + 1) / 2, n): one, the values, and their pairwise products.
+
+    Features come first: each is then written, and read by the products, in one stretch.
+    """
+    n, d = x.shape
+    out = x.new_empty(1 + d + d * (d + 1) // 2, n)
+    out[0] = 1.0
+    values = out[1 : 1 + d]
+    values.copy_(x.T)
+    row = 1 + d
+    for i in range(d):
+        torch.mul(values[i:], values[i], out=out[row : row + d - i])
+        row += d - i
+    return out
 
 
 def _quadratic_weights(kernel: Kernel) -> Tensor:

@@ -124,9 +124,10 @@ def is_positive(values: Floats) -> bool:
     n = len(values)
     cut = max(1, n // 100) if n >= 10 else 0
     inner = np.partition(values, [cut, n - 1 - cut])[cut : n - cut]
-    # in units of the largest value, so that squares do not overflow
+    # in units of the largest value, so that squares do not overflow; logs before it, so that
+    # small values do not vanish
+    logs = np.log(inner) - np.log(inner.max())
     inner = inner / inner.max()
-    logs = np.log(inner)
     plain, log = np.std(inner), np.std(logs)
     if not (plain > 0 and log > 0):
         return False

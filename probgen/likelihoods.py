@@ -193,11 +193,14 @@ class MixedRows(nn.Module):
         stats = self.no_rows()
         bound = torch.zeros((), dtype=torch.float64, device=x.device)
         for chunk in self.chunks(x, seen, components, exact=False):
-            norm = chunk.logits.logsumexp(-1, keepdim=True)
             w = weight[chunk.at, None]
-            bound += (norm * w).sum()
-            r = (chunk.logits - norm).exp_() if fixed is None else fixed[chunk.at]
-            self.gather(stats, chunk, r * w, components)
+            top = chunk.logits.amax(-1, keepdim=True)
+            r = (chunk.logits - top).exp_()
+            norm = r.sum(-1, keepdim=True)
+            bound += ((norm.log() + top) * w).sum()
+            # one exponential a cell serves the bound and the responsibilities
+            r = r.mul_(w / norm) if fixed is None else fixed[chunk.at] * w
+            self.gather(stats, chunk, r, components)
         return stats, bound
 
     def no_rows(self) -> Statistics:

@@ -22,6 +22,7 @@ from probgen.engines import Gradients, Objectives, Updates, processes
 from probgen.errors import FitError, ModelFileError, message
 from probgen.family import Family
 from probgen.session import noise, spawn_seeds, threads
+from probgen.stopping import flat, trend
 from probgen.training import FitResult, Training
 
 __all__ = ["Loop", "slot_names"]
@@ -32,8 +33,8 @@ CHECKPOINT_SECONDS = 2.0
 RETRIES = 3
 #: reasons of a fit that another run may continue
 UNFINISHED = ("max_epochs reached", "interrupted")
-#: on a plateau the rate falls by DROP each time this share of `patience` has passed
-PLATEAU, DROP = 3, 0.3
+#: what "plateau" multiplies the rate by, and how often
+DROP, DROPS = 0.1, 1
 #: rows a step up to which one thread is used: a second one gains at most 15 % there on a
 #: quiet machine and costs ten times on a loaded one
 ONE_THREAD = 1024
@@ -46,7 +47,7 @@ def slot_names(family: Family, slots: list[int]) -> str:
 
 def _automatic_batch(n: int) -> int:
     """A power of two near n / 32: some thirty steps an epoch, within what vectorises well."""
-    return min(1024, max(64, 2 ** round(math.log2(max(n, 2) / 32)))) if n > 64 else n
+    return min(1024, max(32, 2 ** round(math.log2(max(n, 2) / 32)))) if n > 32 else n
 
 
 Steps = Gradients | Objectives | Updates
@@ -78,7 +79,7 @@ class Loop:
         self.steps = self._steps()
         self.factor = 1.0  # of the rate: halved by failures and plateaus
         self.best_score, self.best_epoch, self.stale = math.inf, 0, 0
-        self.saved_at = -math.inf
+        self.drops, self.saved_at = 0, -math.inf
         self.remember()
 
     def _steps(self) -> Steps:
@@ -146,7 +147,7 @@ class Loop:
         self.result = FitResult.from_dict(meta["result"])
         self.clock = time.perf_counter() - self.result.seconds
         self.factor, self.best_score, self.stale = meta["factor"], meta["best"], meta["stale"]
-        self.best_epoch = meta["best_epoch"]
+        self.best_epoch, self.drops = meta["best_epoch"], meta["drops"]
         if self.result.batch_size < self.steps.size:
             self.steps.size = self.result.batch_size
         self.best, self.good = unpack("best", tensors), unpack("good", tensors)
@@ -167,7 +168,7 @@ class Loop:
         meta = {
             "seed": self.seed, "rows": self._fingerprint(), "result": self.result.to_dict(),
             "factor": self.factor, "best": self.best_score, "best_epoch": self.best_epoch,
-            "stale": self.stale,
+            "stale": self.stale, "drops": self.drops,
         }  # fmt: skip
         save_checkpoint(path, tensors, meta)
         self.saved_at = time.perf_counter()
@@ -293,28 +294,48 @@ class Loop:
         whole = isinstance(self.steps, Updates) and self.steps.whole
         if whole and not result.validation:
             self.best, self.best_epoch = self.state(), result.epochs
-            return _flat(result.losses, training.tolerance)
-        score = result.validation[-1] if result.validation else self._smooth()
-        better = score < self.best_score - training.tolerance
-        if score < self.best_score:
-            self.best, self.best_epoch = self.state(), result.epochs
-        if better:
-            self.stale = 0
+            return flat(result.losses, training.tolerance)
+        if result.validation:
+            slack, score = 0.0, result.validation[-1]
+            improved = score < self.best_score - training.tolerance
         else:
-            self.stale += 1
+            score, slack, improved = self._training_trend()
+        if score <= self.best_score + slack:
+            self.best, self.best_epoch = self.state(), result.epochs
         self.best_score = min(self.best_score, score)
-        if self.stale >= training.patience:
-            what = "held-out" if result.validation else "training"
-            return f"{what} loss stopped improving"
-        if training.schedule == "plateau" and self.stale:
-            if self.stale % max(1, training.patience // PLATEAU) == 0:
-                self.factor *= DROP
-        return ""
+        self.stale = 0 if improved else self.stale + 1
+        if self.stale < training.patience or self._anneal():
+            return ""
+        what = "held-out" if result.validation else "training"
+        return f"{what} loss stopped improving"
 
-    def _smooth(self) -> float:
-        """Training loss, averaged over some epochs: single ones are noisy."""
-        recent = self.result.losses[-max(1, self.training.patience // 5) :]
-        return sum(recent) / len(recent)
+    def _anneal(self) -> bool:
+        """Lower the rate and go on from the best state, if the schedule has this left to do."""
+        drops = DROPS if self.training.schedule == "plateau" and not self.family.updates else 0
+        if self.drops >= drops:
+            return False
+        self.drops += 1
+        self.factor *= DROP
+        self.stale = self.training.patience // 2
+        self.install(self.best)
+        self.good = self.best
+        return True
+
+    def _training_trend(self) -> tuple[float, float, bool]:
+        """Smoothed training loss, its noise (two standard errors), whether it still falls.
+
+        Single losses of a stochastic bound are noisy: the smallest is a lucky one, and
+        waiting for a smaller would stop far from the optimum. A line through the last
+        `patience` epochs tells a fall from noise.
+        """
+        patience, losses = max(3, self.training.patience), self.result.losses
+        recent = losses[-max(1, patience // 5) :]
+        score = sum(recent) / len(recent)
+        if len(losses) < patience:
+            return score, math.inf, True
+        slope, t, spread = trend(losses[-patience:])
+        falling = t < -2 and slope * patience < -self.training.tolerance
+        return score, 2 * spread / math.sqrt(len(recent)), falling
 
     # -- trouble -------------------------------------------------------------------------
 
@@ -360,24 +381,6 @@ class Loop:
                 )
             )
         self.result.batch_size = smaller
-
-
-def _flat(losses: list[float], tolerance: float) -> str:
-    """Whether deterministic updates have converged: the reason, or ''.
-
-    Closed-form updates converge linearly, so a small change may hide a long way to go.
-    What is left is estimated by Aitken's rule, change * ratio / (1 - ratio) (Böhning et
-    al. 1994, The distribution of the likelihood ratio for mixtures of densities).
-    """
-    if len(losses) < 3:
-        return ""
-    first, second = losses[-3] - losses[-2], losses[-2] - losses[-1]
-    if abs(second) > tolerance:
-        return ""
-    ratio = second / first if first else 0.0
-    left = abs(second) * ratio / (1 - ratio) if 0 < ratio < 1 else 0.0
-    speeding = ratio >= 1 and abs(second) > 1e-3 * tolerance
-    return "" if left > tolerance or speeding else "loss flat: less than tolerance to gain"
 
 
 @contextmanager

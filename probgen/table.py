@@ -35,6 +35,8 @@ READS = {
     "label": ("text", "bool", "number", "category"),
 }
 SHOWN = 5
+#: encoded values stay within it, so that sums of their squares are finite in float64
+FARTHEST = 1e100
 
 
 @dataclass
@@ -44,7 +46,8 @@ class Encoded:
     Parameters
     ----------
     x : ndarray (n, m) of float64
-        Encoded values, one column a slot of `Schema.slots`; 0 where unseen.
+        Encoded values, one column a slot of `Schema.slots`; 0 where unseen. Real slots stay
+        within 1e100, so that squares are finite: a value beyond 1e100 scales is moved there.
     seen : ndarray (n, m) of bool
         True where observed.
     illegal : ndarray (n,) of bool
@@ -247,7 +250,9 @@ def _encode_real(
         width = np.minimum(held + column.grid / 2, upper) - start
         # the middle of the unit interval only: an end could be an end of the support
         held = start + width * np.clip(jitter.random(len(held)), 1e-9, 1 - 1e-9)
-    x[legal, -1] = (column.forward(held) - column.loc) / column.scale
+    with np.errstate(over="ignore"):
+        standard = (column.forward(held) - column.loc) / column.scale
+    x[legal, -1] = np.clip(standard, -FARTHEST, FARTHEST)
     seen[:, -1] = real
     return real & ~legal
 

@@ -30,14 +30,14 @@ class Training:
         Step of Adam; not used by closed-form updates.
     batch_size : int or None
         Rows a step. None: all rows for updates; for gradients a power of two near n / 32,
-        from 64 to 1,024.
+        from 32 to 1,024.
     gradient_clip : float or None
         Largest norm of the gradient of the loss a row; None: no limit.
     schedule : {"plateau", "cosine", "constant"}
-        "plateau" lowers the rate to 0.3 of it after each third of `patience` without
-        improvement: of the rules tried in ``benchmarks/schedules.py`` the one whose
-        held-out loss varied least. "cosine" falls to 0 at `max_epochs`, whatever the loss
-        does, and so can hide that training was too short.
+        "plateau" keeps the rate until `patience` is spent, then goes on from the best state
+        with a tenth of it for half as long (chosen by ``benchmarks/schedules.py``: rules
+        that lower the rate earlier do so on saddles too); "constant" stops there; "cosine"
+        falls to 0 at `max_epochs`, whatever the loss does.
     starts, restarts : int
         `starts` short runs of which the best is trained on; `restarts` full fits, all kept.
     device : str
@@ -58,7 +58,7 @@ class Training:
         Rates (t + delay)^-kappa of minibatched updates; kappa in (0.5, 1].
     """
 
-    max_epochs: int = 500
+    max_epochs: int = 1000
     patience: int = 25
     validation: float = 0.1
     learning_rate: float = 1e-2

@@ -14,7 +14,7 @@ import torch
 from probgen.batch import Batch
 from probgen.fitting import Training, fit
 from probgen.session import guarded, noise, spawn_seeds, threads, validated
-from toys import FactorAnalysis, blobs
+from tests.toys import FactorAnalysis, blobs
 
 
 def world() -> dict[str, object]:

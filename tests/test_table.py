@@ -343,6 +343,15 @@ def test_the_reserved_code_has_no_value(table: pd.DataFrame, schema: Schema) -> 
         decode(x, schema)
 
 
+def test_squares_of_encoded_values_are_finite() -> None:
+    values = np.append(np.random.default_rng(0).normal(0, 1e-3, 300), 1e306)
+    with pytest.warns(DataWarning, match="extreme value in column 'a'"):
+        schema = Schema.infer(pd.DataFrame({"a": values}))
+    x = encode(pd.DataFrame({"a": values}), schema).x
+    assert np.isfinite((x**2).sum())
+    assert x[-1, 0] == x.max()
+
+
 def test_dates_are_shifted_before_they_become_floats() -> None:
     start = pd.Timestamp("2263-01-01").as_unit("us")
     days = pd.Series(start + pd.to_timedelta(np.arange(50), unit="us"))

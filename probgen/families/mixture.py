@@ -30,7 +30,7 @@ from probgen.gibbs import posterior_draws
 from probgen.likelihoods import Components, Covariance, MixedRows, RowMixture
 from probgen.normals import Kernel
 from probgen.schema import Schema
-from probgen.starts import kmeans_labels
+from probgen.starts import merged_labels
 
 __all__ = ["Mixture"]
 
@@ -58,7 +58,7 @@ class Mixture(Family):
         concentration: float = 1.0,
         mean_strength: float = 0.01,
         dof: float = 3.0,
-        spread: float = 0.1,
+        spread: float = 0.01,
         leaf_spread: float = 0.02,
         leaf_strength: float = 2.0,
         category_strength: float = 0.3,
@@ -215,9 +215,12 @@ class Mixture(Family):
     # --- training -------------------------------------------------------------------
 
     def start(self, batch: Batch, generator: torch.Generator) -> None:
-        """Lay out the leaves over the rows; start from k-means on them."""
+        """Lay out the leaves over the rows; start from merged k-means clusters."""
         x, weight = _values(batch), batch.weight.double()
-        label = kmeans_labels(x, batch.seen, weight, self.schema.slots, self.components, generator)
+        label = merged_labels(
+            x, batch.seen, weight, self.schema.slots, self.components,
+            self.covariance in ("full", "tied"), generator,
+        )  # fmt: skip
         hard = torch.nn.functional.one_hot(label, self.components).double()
         # a little of every row everywhere keeps all components alive for the first step
         self.start_from(batch, 0.95 * hard + 0.05 / self.components)

@@ -1,0 +1,37 @@
+"""Every estimator of probgen, by name, with settings that fit small tables fast.
+
+The contract tests run on each entry; a test proves the list complete. A new family adds
+its line here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+from probgen import Density, GaussianMixture, Independent
+from probgen.testing import Subject
+
+
+def _mixture(**settings: object) -> Callable[[], Density]:
+    fast = {"components": 3, "starts": 2, "draws": 20, "max_epochs": 60, "random_state": 0}
+    return lambda: GaussianMixture(**{**fast, **settings})
+
+
+REGISTRY: dict[str, Callable[[], Density]] = {
+    "independent": lambda: Independent(draws=20, max_epochs=60, random_state=0),
+    "mixture-full": _mixture(),
+    "mixture-tied": _mixture(covariance="tied"),
+    "mixture-diag": _mixture(covariance="diag"),
+    "mixture-spherical": _mixture(covariance="spherical"),
+    "mixture-flexible": _mixture(covariance="flexible"),
+    "mixture-dp": _mixture(weights="dp"),
+    "mixture-minibatch": _mixture(batch_size=32, max_epochs=20),
+    "mixture-restarts": _mixture(restarts=2, starts=1),
+}
+
+
+@cache
+def subject(name: str) -> Subject:
+    """The entry under check; its fits are shared by all tests of a session."""
+    return Subject(REGISTRY[name])
