@@ -34,10 +34,12 @@ RULES: dict[str, tuple[int, float, str]] = {
 
 
 def factor_loss(family: Family, x: Tensor) -> float:
+    """Exact negative log likelihood a row."""
     return float(family.double().exact_loss(x).detach())
 
 
 def mixture_loss(family: Family, x: Tensor) -> float:
+    """Exact negative log likelihood a row."""
     return float(-family.double().row_log_prob(x).mean().detach())
 
 

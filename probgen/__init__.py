@@ -10,6 +10,7 @@ from probgen.errors import (
     SchemaError,
 )
 from probgen.estimators import Density, GaussianMixture, Independent
+from probgen.saving import load
 from probgen.schema import Column, Schema
 
 __version__ = "0.1.0"
@@ -27,4 +28,5 @@ __all__ = [
     "ProbgenError",
     "Schema",
     "SchemaError",
+    "load",
 ]

@@ -89,8 +89,13 @@ class Batch:
         def pick(value: Tensor | None) -> Tensor | None:
             return None if value is None else value[rows]
 
+        seen, weight = self.seen, self.weight
+        index = isinstance(rows, Tensor) and rows.dtype == torch.int64 and len(rows) <= len(self)
+        # any rows of equal ones are as good as the chosen ones, and a view costs no copy
+        seen = seen[: len(rows)] if index and self.complete else seen[rows]
+        weight = weight[: len(rows)] if index and self.uniform else weight[rows]
         return Batch(
-            pick(self.x), self.seen[rows], self.weight[rows], self.total,
+            pick(self.x), seen, weight, self.total,
             pick(self.context), pick(self.key), uniform=self.uniform, complete=self.complete,
         )  # fmt: skip
 

@@ -76,6 +76,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], An
 def pack(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Prefix the names of a state.
 
+    >>> import torch
     >>> list(pack("best", {"loc": torch.zeros(1)}))
     ['best/loc']
     """

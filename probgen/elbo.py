@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import pyro.distributions as dist
 import torch
-from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
@@ -205,7 +205,7 @@ def lean_loss(family: Family, batch: Batch) -> Tensor:
     return lean.total(-1.0 / batch.total)
 
 
-def pyro_loss(elbo: ELBO, family: Family) -> Callable[[Batch], Tensor]:
+def pyro_loss(elbo: Trace_ELBO | TraceEnum_ELBO, family: Family) -> Callable[[Batch], Tensor]:
     """The same number by one of Pyro's estimators, surrogate gradient included."""
 
     def loss(batch: Batch) -> Tensor:
@@ -299,7 +299,7 @@ def inspect_pair(family: Family, batch: Batch) -> Need:
     return Need("score" if probe.score else "pathwise", probe.nesting)
 
 
-def estimator(need: Need) -> ELBO:
+def estimator(need: Need) -> Trace_ELBO | TraceEnum_ELBO:
     """A fresh estimator of Pyro (they remember the plates of the first model they see)."""
     if need.kind == "enumerate":
         return TraceEnum_ELBO(max_plate_nesting=need.nesting, strict_enumeration_warning=False)

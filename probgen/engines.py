@@ -7,7 +7,7 @@ yields the loss of each step, and hands out its state for snapshots and checkpoi
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -108,18 +108,16 @@ class _Adam:
         fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
         self.optimiser = torch.optim.Adam(parameters, lr=rate, fused=fused) if parameters else None
 
-    def descend(self, gradients: list[Tensor | None], rate: float) -> None:
+    def descend(self, gradients: Sequence[Tensor | None], rate: float) -> None:
         if self.optimiser is None:
             return
-        pairs = zip(self.parameters, gradients, strict=True)
-        present = [g for g in gradients if g is not None]
-        if self.clip is not None and present:
+        if self.clip is not None:
+            present = [g for g in gradients if g is not None]
             norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(present)))
             torch._foreach_mul_(present, (self.clip / norm).clamp(max=1.0))
-        for parameter, gradient in pairs:
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
+        self.optimiser.param_groups[0]["lr"] = rate
         self.optimiser.step()
         for parameter in self.parameters:
             parameter.grad = None
@@ -195,16 +193,23 @@ class Gradients(_Sliced):
 
     def epoch(self, generator: torch.Generator) -> Iterator[Tensor]:
         for rows in self.slices(generator):
-            with validated(self.first):
-                # the estimate is per row of the whole table, also where `_share` rescaled
-                loss = self.chosen.loss(rows) * (rows.total / self.batch.total)
-            self.first = False
+            loss = self._loss(rows)
             gradients = list(torch.autograd.grad(loss, self.parameters, allow_unused=True))
             loss = self._mean(loss.detach(), gradients)
             self.adam.descend(gradients, self.rate)
             yield loss
 
-    def _mean(self, loss: Tensor, gradients: list[Tensor | None]) -> Tensor:
+    def _loss(self, rows: Batch) -> Tensor:
+        if self.first:  # entering the context at every step would cost more than it checks
+            self.first = False
+            with validated():
+                loss = self.chosen.loss(rows)
+        else:
+            loss = self.chosen.loss(rows)
+        # per row of the whole table, also where `_share` rescaled
+        return loss if self.world == 1 else loss * (rows.total / self.batch.total)
+
+    def _mean(self, loss: Tensor, gradients: Sequence[Tensor | None]) -> Tensor:
         """Loss and gradients averaged over processes, in one message."""
         if self.world == 1:
             return loss

@@ -19,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from probgen import queries
 from probgen.batch import Batch
+from probgen.diagnostics.report import Report
 from probgen.door import (
     Given, check_weight, count_distinct, fit_frame, given_parts, require_rows, score_frame,
 )  # fmt: skip
@@ -478,6 +479,82 @@ class Density(DensityMixin, BaseEstimator):
             if x is None:
                 x = queries.reconstruct(self._predictive(), batch)
         return self._decode(x.cpu().numpy(), encoded.index)
+
+    # --- odd rows, and trust ------------------------------------------------------------
+
+    def surprisal(self, table: Any, unseen: Unseen = "error", extra: Extra = "error") -> pd.Series:
+        """-log_prob of each row, nats, on the caller's index: larger is stranger."""
+        value = self.log_prob(table, unseen=unseen, extra=extra)
+        return (-value).rename("surprisal")
+
+    def explain(
+        self, table: Any, unseen: Unseen = "error", extra: Extra = "error"
+    ) -> pd.DataFrame:
+        """Surprisal split into one share a column; see `probgen.outliers.explain`."""
+        from probgen.outliers import explain
+
+        check_is_fitted(self)
+        return explain(self, table, unseen, extra)
+
+    def outliers(
+        self,
+        table: Any,
+        samples: int = 2000,
+        random_state: int = 0,
+        unseen: Unseen = "error",
+        extra: Extra = "error",
+    ) -> pd.DataFrame:
+        """How odd each row is, and the column to blame; see `probgen.outliers.outliers`."""
+        from probgen.outliers import outliers
+
+        check_is_fitted(self)
+        return outliers(self, table, samples, random_state, unseen, extra)
+
+    def check(self, table: Any = None, train: Any = None) -> Report:
+        """Whether the fit can be believed: fit for density? fit for intervals? why?
+
+        Parameters
+        ----------
+        table : data frame, optional
+            Rows to judge the density by, beside independent columns; rows that the fit did
+            not see say most.
+        train : data frame, optional
+            The fitted rows: adds the gap between the two, and k-hat of a guide.
+
+        Returns
+        -------
+        Report
+            Prints as text, shows as HTML in notebooks, and has ``density``, ``intervals``,
+            ``findings`` and ``to_dict()``.
+        """
+        from probgen.diagnostics.checks import check, known_rows
+
+        check_is_fitted(self)
+        floor = None
+        if table is not None and not self.schema_.context_slots:
+            rows = known_rows(self.schema_, table if train is None else train)
+            if len(rows) > 1:
+                floor = Independent(schema=self.schema_, random_state=0, draws=0).fit(rows)
+        return check(self, table, train, floor)
+
+    def to_arviz(self, table: Any = None) -> Any:
+        """The model as ArviZ groups, with those of the rows if `table`, the fitted rows, is given.
+
+        Returns an ``InferenceData`` (ArviZ 0.2x) or a ``DataTree`` (1.x); see
+        `probgen.diagnostics.arviz.to_arviz` for the groups.
+        """
+        from probgen.diagnostics.arviz import to_arviz
+
+        check_is_fitted(self)
+        return to_arviz(self, table)
+
+    @property
+    def plot(self) -> Any:
+        """Plots of the fitted model, ``model.plot.pairs(table)``: see `probgen.plots`."""
+        from probgen.plots import Plots
+
+        check_is_fitted(self)
+        return Plots(self)
 
     # --- files --------------------------------------------------------------------------
 

@@ -41,6 +41,7 @@ ONE_THREAD = 1024
 
 
 def slot_names(family: Family, slots: list[int]) -> str:
+    """Names of some slots for a message."""
     known = getattr(family.schema, "slots", None)
     return ", ".join(known[j].name if known else f"slot {j}" for j in slots)
 

@@ -480,6 +480,7 @@ def test_starts_pick_the_best_and_restarts_keep_all():
         assert torch.equal(parameters(a), parameters(b))
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_starts_survive_one_bad_start():
     made = []
 
@@ -492,6 +493,7 @@ def test_starts_survive_one_bad_start():
     assert family is not made[0] and len(made) == 3 and result.epochs == 6
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_start_and_finish_are_called_once():
     calls = []
 

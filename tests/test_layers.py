@@ -26,13 +26,14 @@ ROWS = [
     {"kinds"},
     # the engine: torch and Pyro, no pandas
     {"batch"},
-    {"session", "checkpoint"},
+    {"session", "checkpoint", "storage"},
     {"leaves"},
     {"normals"},
     {"full_normals"},
     {"likelihoods", "starts"},
     {"nn"},
     {"family"},
+    {"weights", "plain"},  # of a saved model
     {"elbo"},
     {"engines", "fitting"},
     {"families", "gibbs"},  # gibbs: posterior draws of the mixture

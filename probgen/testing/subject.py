@@ -87,7 +87,8 @@ class Subject:
 
     def fit(self, table: pd.DataFrame, name: str = "", **settings: Any) -> Density:
         """A new fit, quiet; `name` lends the column kinds of a contract table."""
-        settings.setdefault("columns", TABLES.get(name, Contract(dict)).columns)
+        contract = TABLES.get(name, Contract(dict))
+        settings = {"columns": contract.columns} | contract.settings | settings
         weight = settings.pop("sample_weight", None)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

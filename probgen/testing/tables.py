@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ class Contract:
 
     make: Callable[[], Any]
     columns: dict[str, Any] | None = None
+    #: other settings of the estimator that the table asks for
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 def holed(table: pd.DataFrame, step: int = 7) -> pd.DataFrame:
@@ -128,5 +130,6 @@ TABLES: dict[str, Contract] = {
     "count": Contract(_column(lambda g: g.poisson(np.where(g.random(ROWS) < 0.5, 1, 8)))),
     "category": Contract(_column(lambda g: g.choice(list("abcd"), ROWS))),
     "ordered": Contract(_column(_ordered)),
-    "boolean": Contract(_column(lambda g: g.random(ROWS) < 0.3)),
+    # two distinct rows bear two components
+    "boolean": Contract(_column(lambda g: g.random(ROWS) < 0.3), settings={"components": 2}),
 }

@@ -1,0 +1,324 @@
+"""Can a fit be believed? Two verdicts, fit for density and fit for intervals, with reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from probgen import queries
+from probgen.batch import Batch
+from probgen.diagnostics.chains import effective_size, split_rhat
+from probgen.diagnostics.posterior import Fitted, guide_khat, kind, posterior
+from probgen.diagnostics.report import Finding, Report
+from probgen.queries import Predictive
+from probgen.schema import Schema
+from probgen.table import encode, to_frame
+
+__all__ = ["check", "known_rows"]
+
+Floats = NDArray[np.float64]
+
+#: rows that are looked at, at most
+ROWS = 10_000
+#: rows whose log density is followed through the draws
+FOLLOWED = 200
+#: effective draws for the ends of a 90 % interval: 5 % of them beyond each end
+ENOUGH = 50
+#: Vehtari et al. (2024)
+BAD_KHAT = 0.7
+BOTH = ("density", "intervals")
+
+
+def check(
+    model: Fitted, table: Any = None, train: Any = None, floor: Fitted | None = None
+) -> Report:
+    """Findings about a fitted model.
+
+    Parameters
+    ----------
+    model : Density
+        A fitted model.
+    table : data frame, optional
+        Rows to judge the density by; rows that the fit did not see say most.
+    train : data frame, optional
+        The rows that the model was fitted to.
+    floor : Density, optional
+        A fitted model of independent columns that shares the schema.
+
+    Returns
+    -------
+    Report
+        Of tables of more than 10,000 rows, 10,000 random ones are looked at.
+    """
+    findings = [_convergence(model)]
+    seen = None if table is None else _score(model, _some(to_frame(table, model.schema_.names)))
+    known = None if train is None else _score(model, _some(to_frame(train, model.schema_.names)))
+    rows = known or seen
+    if seen is None:
+        findings.append(Finding(
+            "floor", "unknown", ("density",), "not compared with independent columns",
+            "pass check(table) rows that the fit did not see",
+        ))  # fmt: skip
+    else:
+        findings += _density_of(model, seen, floor, train is not None)
+        findings += _gap(seen, known)
+        findings += _restarts(model, seen)
+    findings += _components(model, rows)
+    findings += _posterior(model, rows, known)
+    return Report(tuple(findings))
+
+
+class _Scored:
+    """Rows, and their log density under a model."""
+
+    def __init__(self, frame: pd.DataFrame, batch: Batch, log_p: Floats, khat: Floats) -> None:
+        self.frame, self.batch, self.log_p, self.khat = frame, batch, log_p, khat
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+
+def _some(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame if len(frame) <= ROWS else frame.sample(ROWS, random_state=0)
+
+
+def _score(model: Fitted, frame: pd.DataFrame) -> _Scored:
+    encoded = encode(frame, model.schema_, unseen="rare")
+    batch = model._batch(encoded, model._device)
+    with torch.no_grad():
+        estimate = queries.log_prob(model._predictive(), batch)
+        shift = model.schema_.log_det(batch.x, batch.seen)  # type: ignore[arg-type]
+    log_p = (estimate.value.double() + shift).cpu().numpy()
+    log_p[encoded.illegal] = -np.inf
+    return _Scored(frame, batch, log_p, estimate.khat.double().cpu().numpy())
+
+
+def known_rows(schema: Schema, table: Any) -> pd.DataFrame:
+    """The rows that a second model with this schema can be fitted to, 10,000 at most."""
+    frame = _some(to_frame(table, schema.names))
+    keep = ~encode(frame, schema, unseen="rare").illegal
+    for column in schema.columns:
+        if column.labelled and column.name in frame.columns:
+            cells = frame[column.name]
+            keep &= (cells.isna() | cells.isin(list(column.levels or ()))).to_numpy()
+    return frame[keep]
+
+
+# --- the density ------------------------------------------------------------------------------
+
+
+def _convergence(model: Fitted) -> Finding:
+    bad = [i for i, result in enumerate(model.results_) if not result.converged]
+    reasons = sorted({result.reason for result in model.results_})
+    many = f"{len(model.results_)} restarts" if len(model.results_) > 1 else "the fit"
+    if not bad:
+        text = f"{many} converged ({'; '.join(reasons)})"
+        return Finding("convergence", "ok", BOTH, text)
+    which = f"restart(s) {bad} of {len(model.results_)}" if len(model.results_) > 1 else "the fit"
+    return Finding(
+        "convergence", "fail", BOTH, f"{which} stopped before converging ({'; '.join(reasons)})",
+        "fit with a larger max_epochs",
+    )  # fmt: skip
+
+
+def _density_of(
+    model: Fitted, seen: _Scored, floor: Fitted | None, by_train: bool
+) -> Iterator[Finding]:
+    impossible = np.isinf(seen.log_p)
+    if impossible.any():
+        yield Finding(
+            "support", "fail", ("density",),
+            f"{int(impossible.sum())} of {len(seen)} rows have density 0",
+            "see schema_.describe(); widen the kinds or bounds, or correct the rows",
+        )  # fmt: skip
+    bad = seen.khat > BAD_KHAT
+    if bad.any():
+        yield Finding(
+            "importance weights", "fail" if bad.mean() > 0.05 else "note", ("density",),
+            f"k-hat above {BAD_KHAT} in {bad.mean():.1%} of the rows: their density is uncertain",
+            "look at log_prob(table, details=True)",
+        )  # fmt: skip
+    if floor is None:
+        yield Finding(
+            "floor", "unknown", ("density",), "no model of independent columns to compare with"
+        )
+        return
+    gain = (seen.log_p - _score(floor, seen.frame).log_p)[~impossible]
+    if len(gain) < 2:
+        yield Finding(
+            "floor", "unknown", ("density",), f"{len(gain)} rows to compare on", "pass more rows"
+        )
+        return
+    mean, se = float(gain.mean()), float(gain.std(ddof=1) / np.sqrt(len(gain)))
+    fitted = "fitted to train" if by_train else "fitted to these very rows"
+    text = f"{mean:+.2f} ± {se:.2f} nats a row over independent columns ({fitted})"
+    if mean > 2 * se:
+        yield Finding("floor", "ok", ("density",), text)
+    elif mean >= -2 * se:
+        yield Finding("floor", "note", ("density",), f"{text}: no clear gain")
+    else:
+        yield Finding(
+            "floor", "fail", ("density",), text, "fit fewer components, or use Independent"
+        )
+
+
+def _gap(seen: _Scored, known: _Scored | None) -> Iterator[Finding]:
+    if known is None:
+        return
+    parts = [rows.log_p[np.isfinite(rows.log_p)] for rows in (known, seen)]
+    if min(len(part) for part in parts) < 2:
+        return
+    gap = float(parts[0].mean() - parts[1].mean())
+    se = float(np.sqrt(sum(part.var(ddof=1) / len(part) for part in parts)))
+    text = f"{parts[0].mean():.2f} nats a row on train, {parts[1].mean():.2f} on table"
+    if gap > max(3 * se, 0.1):
+        yield Finding(
+            "train against table", "note", ("density",),
+            f"{text}: {gap:.2f} ± {se:.2f} worse on rows it did not see",
+            "fit fewer components or stronger priors, and see whether the table's value rises",
+        )  # fmt: skip
+    else:
+        yield Finding(
+            "train against table", "ok", ("density",), f"{text} (gap {gap:.2f} ± {se:.2f})"
+        )
+
+
+def _restarts(model: Fitted, seen: _Scored) -> Iterator[Finding]:
+    predictive = model._predictive()
+    if len(model.members_) < 2:
+        yield Finding(
+            "restarts", "note", ("density",), "one restart: nothing says that another agrees",
+            "fit with restarts=4",
+        )  # fmt: skip
+        return
+    singles = [
+        queries.log_prob(Predictive([m], [d], predictive.integrated), seen.batch).value
+        for m, d in zip(predictive.members, predictive.draws, strict=True)
+    ]
+    means = torch.stack(singles).double().mean(1).cpu().numpy()
+    spread = float(np.ptp(means))
+    text = f"mean log density on table differs by {spread:.3f} nats a row between restarts"
+    if spread <= 0.1:
+        yield Finding("restarts", "ok", ("density",), text)
+    else:
+        yield Finding(
+            "restarts", "note", BOTH, f"{text}: they found different modes",
+            "the density averages them; a larger starts= may bring them together",
+        )  # fmt: skip
+
+
+def _components(model: Fitted, rows: _Scored | None) -> Iterator[Finding]:
+    """Labels that the model sums out, and how many rows each of them holds."""
+    if rows is None or not len(rows):
+        return
+    for name, share in _labels(model, rows).items():
+        held = share.sum(0)
+        empty = int((held < 1).sum())
+        if empty and len(held) > 1:
+            yield Finding(
+                f"empty {name}s", "note", ("density",),
+                f"{empty} of {len(held)} hold less than one of {len(rows)} rows",
+                "harmless to the density, whose prior emptied them; fewer are faster",
+            )  # fmt: skip
+        elif len(held) > 1:
+            yield Finding(
+                f"empty {name}s", "ok", ("density",),
+                f"none of {len(held)}: the smallest holds {held.min():.1f} of {len(rows)} rows",
+            )  # fmt: skip
+
+
+def _labels(model: Fitted, rows: _Scored) -> dict[str, Floats]:
+    with torch.no_grad():
+        found = model.members_[0].row_latents(rows.batch) or {}
+    return {name: p.double().cpu().numpy() for name, p in found.items()}
+
+
+# --- the posterior ----------------------------------------------------------------------------
+
+
+def _posterior(model: Fitted, rows: _Scored | None, known: _Scored | None) -> Iterator[Finding]:
+    source = kind(model)
+    if source == "none":
+        yield Finding(
+            "posterior", "fail", ("intervals",), "a point estimate: there is no posterior",
+            "use held-out scores, or restarts for an impression",
+        )  # fmt: skip
+    elif source == "guide":
+        yield from _guide(model, rows, known)
+    else:
+        yield Finding(
+            "posterior", "ok", ("intervals",),
+            f"{len(posterior(model))} draws of a Markov chain started at the variational optimum; "
+            "they describe the mode that the fit found",
+        )  # fmt: skip
+        if rows is not None and len(rows):
+            yield _mixing(model, rows)
+
+
+def _guide(model: Fitted, rows: _Scored | None, known: _Scored | None) -> Iterator[Finding]:
+    overlap = 0.0 if rows is None else _overlap(model, rows)
+    text = f"{len(posterior(model))} independent draws of the variational guide"
+    if overlap > 0.05:
+        yield Finding(
+            "posterior", "fail", ("intervals",),
+            f"{text}; components overlap (a row's label has {overlap:.2f} nats of entropy), "
+            "where mean-field intervals are too narrow",
+            "fit with posterior='gibbs'",
+        )  # fmt: skip
+    else:
+        yield Finding("posterior", "note", ("intervals",), text)
+    if known is None:
+        yield Finding(
+            "k-hat of the guide", "unknown", ("intervals",), "needs the rows of the fit",
+            "pass check(table, train=the fitted rows)",
+        )  # fmt: skip
+        return
+    if len(known) >= ROWS:  # a part of the rows has another posterior
+        yield Finding(
+            "k-hat of the guide", "unknown", ("intervals",), "not computed beyond 10,000 rows"
+        )
+        return
+    worst = float(guide_khat(model, known.batch).max())
+    good = worst <= BAD_KHAT
+    yield Finding(
+        "k-hat of the guide", "ok" if good else "fail", ("intervals",),
+        f"{worst:.2f} (up to {BAD_KHAT} its draws stand for the posterior)",
+        "" if good else "fit with posterior='gibbs', or trust the density only",
+    )  # fmt: skip
+
+
+def _overlap(model: Fitted, rows: _Scored) -> float:
+    """Mean entropy of a row's label, nats; 0 where there is none."""
+    entropies = [
+        float(-(p * np.log(np.maximum(p, 1e-300))).sum(1).mean())
+        for p in _labels(model, rows).values()
+        if len(p)
+    ]
+    return max(entropies, default=0.0)
+
+
+def _mixing(model: Fitted, rows: _Scored) -> Finding:
+    """R-hat and effective size of the log density of single rows: it needs no labels."""
+    predictive = posterior(model)
+    chains = len(predictive.members)
+    some = rows.batch.take(slice(0, FOLLOWED))
+    values = queries.log_prob_draws(predictive, some).double().cpu().numpy()
+    values = values.reshape(chains, -1, values.shape[1])
+    if values.shape[1] < 8:
+        return Finding(
+            "mixing of the chain", "unknown", ("intervals",), f"{values.shape[1]} draws",
+            "fit with draws=100 or more",
+        )  # fmt: skip
+    size = float(np.nanmedian(effective_size(values)))
+    rhat = float(np.nanmedian(split_rhat(values)))
+    text = f"log density of a row: median effective size {size:.0f}, median R-hat {rhat:.2f}"
+    if size >= ENOUGH and rhat <= 1.05:
+        return Finding("mixing of the chain", "ok", ("intervals",), text)
+    return Finding(
+        "mixing of the chain", "fail", ("intervals",), text, "fit with draws=1000 or more"
+    )

@@ -1,0 +1,212 @@
+"""Columns of a table beside those of rows that the model draws."""
+
+from __future__ import annotations
+
+IMPORTS
+
+
+def marginals(
+    model: Density,
+    table: Any,
+    columns: Sequence[Hashable] | None = None,
+    samples: int = 4000,
+    random_state: int = 0,
+) -> NDArray[np.object_]:
+    """Each column of a table beside the same column of rows that the model draws.
+
+    Parameters
+    ----------
+    model : Density
+    table : data frame
+    columns : sequence of names, optional
+        All columns of the table that the model knows.
+    samples : int
+        Rows to draw.
+    random_state : int
+        Their seed.
+
+    Returns
+    -------
+    ndarray of Axes, one a column
+        Bars: the table (histogram or shares of the levels). Line or dots: the model.
+    """
+    frame = to_frame(table, model.schema_.names)
+    names = drawable(model, frame, columns)
+    drawn = model.sample(samples, random_state=random_state)
+    grid, unused = grid_of_axes(len(names), width=3.4, height=2.6)
+    for ax, name in zip(grid, names, strict=True):
+        column = model.schema_[name]
+        if column.labelled:
+            _level_bars(ax, frame[name], drawn[name], column)
+        else:
+            _histograms(ax, frame[name], drawn[name], column)
+        ax.set_title(short(name), fontsize="medium", loc="left")
+        clean(ax)
+    legend_below(grid, unused)
+    return grid
+
+
+def _level_bars(ax: Axes, real: pd.Series, drawn: pd.Series, column: Column) -> None:
+    levels = list(column.levels or ())
+    places = np.arange(len(levels))
+    codes = pd.Index(levels, dtype=object)
+    for series, kind in ((real, "data"), (drawn, "model")):
+        seen = codes.get_indexer(pd.Index(series.dropna().astype(object)))
+        share = np.bincount(seen[seen >= 0], minlength=len(levels)) / max(len(seen), 1)
+        if kind == "data":
+            ax.bar(places, share, width=0.7, color=DATA, alpha=0.45, label="data")
+        else:
+            ax.plot(places, share, "o", color=MODEL, markersize=6, label="model")
+    if len(levels) <= LEVELS:
+        labels = [short(level, 12) for level in levels]
+        long = sum(map(len, labels)) > 26
+        ax.set_xticks(places, labels, rotation=35 if long else 0, ha="right" if long else "center")
+    else:
+        ax.set_xlabel(f"{len(levels)} levels, by code")
+    ax.set_ylabel("share of rows")
+
+
+def _histograms(ax: Axes, real: pd.Series, drawn: pd.Series, column: Column) -> None:
+    data, model = (numbers(series) for series in (real, drawn))
+    both = np.concatenate([data, model])
+    if not len(both):
+        return
+    edges = _edges(data if len(data) else model, model, column)
+    for values, kind in ((data, "data"), (model, "model")):
+        height = np.histogram(values, edges)[0] / (max(len(values), 1) * np.diff(edges))
+        shown = edges if not is_date(real) else dates(edges)
+        if kind == "data":
+            ax.stairs(height, shown, fill=True, color=DATA, alpha=0.45, label="data")
+        else:
+            ax.stairs(height, shown, color=MODEL, linewidth=1.8, label="model")
+    ax.set_ylabel("density per day" if is_date(real) else "density")
+    if is_date(real):
+        ax.tick_params(axis="x", rotation=35)
+
+
+def _edges(data: Array, model: Array, column: Column) -> Array:
+    """Bins over nearly all values; whole numbers and grid cells are never cut."""
+    low, high = np.quantile(np.concatenate([data, model]), [0.001, 0.999])
+    low, high = min(low, data.min()), max(high, data.max())
+    step = 1.0 if column.kind == "count" else column.grid
+    bins = int(np.clip(2 * len(data) ** (1 / 3), 8, 40))
+    if step and high > low:
+        width = step * max(1, round((high - low) / step / bins))
+        low -= step / 2
+        return low + width * np.arange(int(np.ceil((high - low) / width)) + 1)
+    return np.linspace(low, high if high > low else low + 1, bins + 1)
+
+
+def pairs(
+    model: Density,
+    table: Any,
+    columns: Sequence[Hashable] | None = None,
+    rows: int = 1000,
+    random_state: int = 0,
+) -> NDArray[np.object_]:
+    """Scatter plots of pairs of columns: real rows below the diagonal, sampled rows above it.
+
+    Parameters
+    ----------
+    model : Density
+    table : data frame
+    columns : sequence of names, optional
+        At most six; by default the first columns of numbers or dates, up to five.
+    rows : int
+        Rows to show of either sort: equally many, so that the two can be compared.
+    random_state : int
+        Seed of the choice and of the draws.
+
+    Returns
+    -------
+    ndarray (d, d) of Axes
+        The panel above the diagonal mirrors the one below it: both have the column of lower
+        number on the horizontal axis, and the same limits. The diagonal holds histograms.
+    """
+    frame = to_frame(table, model.schema_.names)
+    if columns is None:
+        known = drawable(model, frame, None)
+        columns = [name for name in known if not model.schema_[name].labelled][:5]
+    names = drawable(model, frame, columns)
+    if not 2 <= len(names) <= 6:
+        raise SchemaError(message(
+            f"{len(names)} column(s) to pair", "2 to 6", "pass columns=[...]",
+        ))  # fmt: skip
+    real = frame if len(frame) <= rows else frame.sample(rows, random_state=random_state)
+    drawn = model.sample(len(real), random_state=random_state)
+    noise = np.random.default_rng(random_state)
+    values = {
+        name: tuple(positions(part[name], model.schema_[name], noise) for part in (real, drawn))
+        for name in names
+    }
+    return _pair_grid(names, values, model)
+
+
+def _pair_grid(
+    names: list[Hashable], values: dict[Hashable, tuple[Array, Array]], model: Density
+) -> NDArray[np.object_]:
+    import matplotlib.pyplot as plt
+
+    d = len(names)
+    figure, axes = plt.subplots(d, d, figsize=(1.0 + 1.9 * d, 1.0 + 1.9 * d), squeeze=False)
+    for i, below in enumerate(names):
+        for j, across in enumerate(names):
+            ax = axes[i, j]
+            first, second = (across, below) if i > j else (below, across)
+            if i == j:
+                _diagonal(ax, *values[below])
+            else:
+                which, colour = (0, DATA) if i > j else (1, MODEL)
+                ax.scatter(
+                    values[first][which], values[second][which], s=7, color=colour, alpha=0.45,
+                    linewidths=0, rasterized=True,
+                )  # fmt: skip
+                ax.set_xlim(_limits(values[first]))
+                ax.set_ylim(_limits(values[second]))
+            ax.tick_params(labelsize="x-small")
+            _level_ticks(ax, first, None if i == j else second, model)
+            clean(ax)
+            if i < d - 1 and i >= j:
+                ax.tick_params(labelbottom=False)
+            if i < j:
+                ax.tick_params(labelbottom=False, labelleft=False)
+            if i > j > 0:
+                ax.tick_params(labelleft=False)
+            if i == j:
+                ax.tick_params(labelbottom=i == d - 1, left=False, labelleft=False)
+        axes[d - 1, i].set_xlabel(wrapped(below), fontsize="small")
+        axes[i, 0].set_ylabel(wrapped(below), fontsize="small")
+    figure.legend(handles=handles("real rows (below)", "sampled rows (above, mirrored)"),
+                  loc="upper center", ncols=2, frameon=False)  # fmt: skip
+    figure.align_labels()
+    figure.tight_layout(rect=(0, 0, 1, 1 - 0.35 / (1.0 + 1.9 * d)))
+    return axes
+
+
+def _diagonal(ax: Axes, real: Array, drawn: Array) -> None:
+    low, high = _limits((real, drawn))
+    edges = np.linspace(low, high, 22)
+    for values, colour, fill in ((real, DATA, True), (drawn, MODEL, False)):
+        values = values[np.isfinite(values)]
+        height = np.histogram(values, edges)[0] / max(len(values), 1)
+        ax.stairs(height, edges, color=colour, fill=fill, alpha=0.45 if fill else 1.0,
+                  linewidth=1.4)  # fmt: skip
+    ax.set_xlim(low, high)
+    ax.set_yticks([])
+
+
+def _limits(both: tuple[Array, Array]) -> tuple[float, float]:
+    values = np.concatenate([part[np.isfinite(part)] for part in both])
+    if not len(values):
+        return 0.0, 1.0
+    low, high = float(values.min()), float(values.max())
+    room = 0.04 * (high - low) or 0.5
+    return low - room, high + room
+
+
+def _level_ticks(ax: Axes, first: Hashable, second: Hashable | None, model: Density) -> None:
+    for name, axis in ((first, ax.xaxis), (second, ax.yaxis)):
+        if name is not None and model.schema_[name].labelled:
+            levels = list(model.schema_[name].levels or ())
+            if len(levels) <= LEVELS:
+                axis.set_ticks(range(len(levels)), [short(level, 10) for level in levels])

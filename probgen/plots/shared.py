@@ -1,0 +1,130 @@
+"""What the plots share: axes, colours, and values as places on an axis."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from probgen.errors import SchemaError, message
+from probgen.estimators import Density
+from probgen.schema import Column
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Array = NDArray[Any]
+
+#: Okabe and Ito (2008): told apart by readers with any colour vision
+DATA, MODEL, GREY = "#0072B2", "#D55E00", "#6b6b6b"
+#: levels shown by name
+LEVELS = 12
+
+
+def own_axes(ax: Axes | None) -> Axes:
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(figsize=(6.4, 4.0), layout="constrained")[1]
+
+
+def grid_of_axes(count: int, width: float, height: float) -> tuple[NDArray[np.object_], list[Axes]]:
+    import matplotlib.pyplot as plt
+
+    across = min(4, int(np.ceil(np.sqrt(count))) if count > 3 else count)
+    down = -(-count // across)
+    figure, axes = plt.subplots(
+        down, across, figsize=(width * across, height * down + 0.4), squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    for ax in axes.flat[count:]:
+        ax.axis("off")
+    return axes.flat[:count], list(axes.flat[count:])
+
+
+def handles(data: str, model: str) -> list[Any]:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    return [
+        Patch(color=DATA, alpha=0.45, label=data),
+        Line2D([], [], color=MODEL, linewidth=1.8, marker="o", markersize=5, label=model),
+    ]
+
+
+def legend_below(axes: NDArray[np.object_], unused: list[Axes]) -> None:
+    handles = handles("data", "model (sampled)")
+    if unused:
+        unused[0].legend(handles=handles, loc="center", frameon=False)
+    else:
+        axes[0].figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+
+
+def drawable(
+    model: Density, frame: pd.DataFrame, columns: Sequence[Hashable] | None
+) -> list[Hashable]:
+    """The columns to draw: known to the model, and in the table."""
+    schema = model.schema_
+    drawable = [c.name for c in schema.columns if c.role == "modelled" and c.name in frame.columns]
+    if columns is None:
+        return drawable
+    missing = [name for name in columns if name not in drawable]
+    if missing:
+        raise SchemaError(message(
+            f"column(s) {missing} to draw", f"columns among {drawable}", "check the names"
+        ))  # fmt: skip
+    return list(columns)
+
+
+def is_date(series: pd.Series) -> bool:
+    return pd.api.types.is_datetime64_any_dtype(series.dtype)
+
+
+def numbers(series: pd.Series) -> Array:
+    """Seen values (n,) as numbers; dates in days since 1970."""
+    seen = series.dropna()
+    if is_date(seen):
+        start = pd.Timestamp(0, tz=getattr(seen.dt, "tz", None))
+        return ((seen - start) / pd.Timedelta(days=1)).to_numpy(dtype=np.float64)
+    return pd.to_numeric(seen).to_numpy(dtype=np.float64)
+
+
+def dates(days: Array) -> Array:
+    return (days * 86_400e3).astype("datetime64[ms]")
+
+
+def positions(series: pd.Series, column: Column, noise: np.random.Generator) -> Array:
+    """Where rows go on an axis (n,): levels by code, spread a little; NaN where unseen."""
+    if column.labelled:
+        levels = pd.Index(list(column.levels or ()), dtype=object)
+        codes = levels.get_indexer(pd.Index(series.astype(object))).astype(np.float64)
+        codes[codes < 0] = np.nan
+        return codes + noise.uniform(-0.25, 0.25, len(codes))
+    out = np.full(len(series), np.nan)
+    out[series.notna().to_numpy()] = numbers(series)
+    return out
+
+
+def short(value: object, most: int = 24) -> str:
+    text = str(value)
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def wrapped(value: object) -> str:
+    return "\n".join(textwrap.wrap(short(value).replace("_", " "), 14))
+
+
+def cell(value: object) -> str:
+    if isinstance(value, float | np.floating):
+        return f"{value:,.6g}"
+    return short(value, 16)
+
+
+def clean(ax: Axes) -> Axes:
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax

@@ -1,0 +1,362 @@
+"""A fitted model on disk: a JSON manifest and one safetensors file a member; no code in it.
+
+A model is a folder, or a .zip that stores the same files without compression::
+
+    manifest.json                    format, estimator, parameters, schema, results, versions,
+                                     sha256 of everything, three rows with their scores
+    member_0-<sha256>.safetensors    what the first member learned; one file a restart
+
+Everything in a file is treated as hostile until checked: sizes before they are read, hashes
+before content, shapes before memory is taken, and in the end the scores of the three rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import sys
+import warnings
+from dataclasses import fields
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from probgen import estimators, queries, weights
+from probgen.batch import Batch
+from probgen.errors import DataWarning, ModelFileError, NotSupported, message
+from probgen.estimators import Density
+from probgen.family import Family
+from probgen.fitting import FitResult, resolve_device
+from probgen.plain import checked, decode, encode
+from probgen.queries import Predictive
+from probgen.schema import Schema
+from probgen.storage import MAGIC, MANIFEST, MEMBER, Reader, checking, damaged, reader, write_files
+
+__all__ = ["load", "save"]
+
+#: of the files written here, and the first version of probgen that reads it
+FORMAT, NEEDS = 1, "0.1.0"
+#: bytes that are read at most: of the manifest, of a member
+MAX_MANIFEST, MAX_MEMBER = 2**26, 2**33
+#: relative difference of the scores of the three rows, by the precision of the members
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
+#: what scores depend on; another release of these is worth a warning
+LIBRARIES = ("probgen", "torch", "pyro-ppl", "numpy", "pandas")
+
+
+def save(estimator: Density, path: str | os.PathLike[str]) -> None:
+    """Write a fitted model to a folder, or to one file if `path` ends in .zip.
+
+    A model that is already there is replaced in one step: a reader, or a crash at any
+    moment, finds the old model or the new one, whole. Saving twice writes the same bytes.
+
+    Parameters
+    ----------
+    estimator : Density
+        Fitted.
+    path : path
+        Its parent must exist.
+
+    Raises
+    ------
+    OSError
+        If the disk is full or the place cannot be written (a model there before is intact);
+        `FileExistsError` if `path` holds something else than a saved model.
+    NotSupported
+        If the estimator is not one of probgen's own, or a parameter cannot be written down.
+    ModelFileError
+        If what was learned is not finite.
+
+    Examples
+    --------
+    >>> import tempfile, probgen as pg
+    >>> model = pg.Independent(random_state=0).fit({"x": [1.5, 2.25, 4.1, 5.3]})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     model.save(f"{folder}/model.zip")
+    ...     again = pg.load(f"{folder}/model.zip")
+    >>> bool((again.log_prob({"x": [3.0]}) == model.log_prob({"x": [3.0]})).all())
+    True
+    """
+    check_is_fitted(estimator)
+    write_files(Path(path), _pack(estimator))
+
+
+def load(path: str | os.PathLike[str], device: str = "auto") -> Density:
+    """Read a model that `Density.save` wrote; runs no code from the file.
+
+    Parameters
+    ----------
+    path : path
+        A folder, or a .zip file.
+    device : str
+        Where the model is put, wherever it was fitted; "auto" uses a GPU where there is one.
+        The parameter `device` of the estimator stays as it was saved.
+
+    Returns
+    -------
+    Density
+        Scores, samples and intervals equal those of the saved model.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing at `path`.
+    ModelFileError
+        If the file is damaged, foreign, of a newer format, or scores its three stored rows
+        differently; the message names the member and the check that failed.
+
+    Warns
+    -----
+    DataWarning
+        If the model was saved with another release of a library that scores depend on.
+    """
+    target = resolve_device(device)
+    path = Path(path)
+    read = reader(path)
+    manifest = _manifest(read, path)
+    with checking(path, "the estimator in manifest.json"):
+        estimator = _estimator(manifest, path)
+        _learned(estimator, manifest)
+    estimator.members_ = [_member(estimator, entry, read, path) for entry in manifest["members"]]
+    with checking(path, "the self-test"):
+        worst = _difference(estimator, manifest["self_test"])
+    _report(path, worst, _tolerance(estimator), manifest["versions"])
+    if target.type != "cpu":
+        for member in estimator.members_:
+            member.load_tensors({k: v.to(target) for k, v in member.tensors().items()})
+            member.to(target)
+    return estimator
+
+
+def _registry() -> dict[str, type[Density]]:
+    """The estimators that a file may name: those that probgen itself exports."""
+    found = {name: getattr(estimators, name) for name in estimators.__all__}
+    return {
+        name: value for name, value in found.items()
+        if isinstance(value, type) and issubclass(value, Density) and value is not Density
+    }  # fmt: skip
+
+
+# --- what is written ------------------------------------------------------------------------
+
+
+def _pack(estimator: Density) -> dict[str, bytes]:
+    """Files of a model by name; the manifest last, since it names the others."""
+    kind = type(estimator)
+    if _registry().get(kind.__name__) is not kind:
+        raise NotSupported(message(
+            f"the estimator {kind.__name__}", f"one of {sorted(_registry())}",
+            "keep the code that fits it: only probgen's own estimators can be saved",
+        ))  # fmt: skip
+    files: dict[str, bytes] = {}
+    members = []
+    for i, member in enumerate(estimator.members_):
+        try:
+            data = weights.pack(member)
+        except ValueError as error:
+            raise ModelFileError(message(
+                f"{error} of member {i}", "finite numbers", "fit again"
+            )) from error  # fmt: skip
+        digest = hashlib.sha256(data).hexdigest()
+        name = f"member_{i}-{digest[:16]}.safetensors"
+        files[name] = data
+        members.append({"file": name, "bytes": len(data), "sha256": digest})
+    names = getattr(estimator, "feature_names_in_", None)
+    manifest: dict[str, Any] = {
+        "format": MAGIC, "version": FORMAT, "needs": NEEDS, "sha256": "",
+        "estimator": kind.__name__,
+        "parameters": {
+            f.name: encode(getattr(estimator, f.name), f.name) for f in fields(estimator)
+        },
+        "features": int(estimator.n_features_in_),
+        "feature_names": None if names is None else [str(name) for name in names],
+        "schema": json.loads(estimator.schema_.to_json()),
+        "results": [encode(result.to_dict(), "results_") for result in estimator.results_],
+        "versions": _versions(),
+        "self_test": _self_test(estimator),
+        "members": members,
+    }  # fmt: skip
+    manifest["sha256"] = _digest(manifest)
+    files[MANIFEST] = (json.dumps(manifest, indent=1, allow_nan=False) + "\n").encode()
+    return files
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    """sha256 of the content of a manifest, however it is laid out."""
+    content = {key: value for key, value in manifest.items() if key != "sha256"}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    """Versions of the libraries that made a model."""
+    names = ("torch", "pyro-ppl", "numpy", "pandas", "safetensors")
+    own = {"probgen": str(sys.modules["probgen"].__version__)}
+    return own | {name: metadata.version(name) for name in names}
+
+
+# --- three rows with their scores -----------------------------------------------------------
+
+
+def _self_test(estimator: Density) -> dict[str, Any] | None:
+    """Three encoded rows drawn from the model, one with holes, and their scores."""
+    family, m = estimator.family, len(estimator.schema_.slots)
+    if family.density == "none":
+        return None
+    hidden = _rows(estimator, torch.zeros(3, m), torch.zeros(3, m, dtype=torch.bool))
+    x = torch.from_numpy(estimator._draw(hidden, torch.Generator().manual_seed(0)))
+    seen = torch.ones(3, m, dtype=torch.bool)
+    if family.holes != "refuse" and m > 1:
+        seen[2, ::2] = False
+    x = torch.where(seen, x.double(), 0.0)
+    scores = _scores(estimator, x, seen)
+    if any(math.isnan(value) for values in scores.values() for value in values):
+        raise ModelFileError(message(
+            "a model that scores its own rows as NaN", "finite scores", "fit again"
+        ))  # fmt: skip
+    return {"x": x.tolist(), "seen": seen.tolist(), "scores": encode(scores, "scores")}
+
+
+def _rows(estimator: Density, x: Tensor, seen: Tensor) -> Batch:
+    """Encoded rows as a batch where the model is."""
+    c, device = len(estimator.schema_.context_slots), estimator._device
+    # zeros: the middle of a real context column, the first level of another
+    context = torch.zeros(len(x), c, dtype=torch.float64, device=device) if c else None
+    return Batch.of(x.double().to(device), seen.to(device), context=context)
+
+
+def _scores(estimator: Density, x: Tensor, seen: Tensor) -> dict[str, list[float]]:
+    """Log densities of encoded rows, nats: of the predictive, and by draws that are kept."""
+    batch = _rows(estimator, x, seen)
+    ways = {"predictive": estimator._predictive()}
+    # draws that the members keep are part of the file; others follow from the seed
+    kept = [m.draw_globals(estimator.draws, torch.Generator()) for m in estimator.members_]
+    if all(kept):
+        ways["draws"] = Predictive(estimator.members_, [d or {} for d in kept], integrated=False)
+    with torch.no_grad():
+        shift = estimator.schema_.log_det(x.to(batch.seen.device), batch.seen)
+        found = {name: queries.log_prob(way, batch).value for name, way in ways.items()}
+    return {name: (value.double() + shift).cpu().tolist() for name, value in found.items()}
+
+
+def _tolerance(estimator: Density) -> float:
+    kinds = {t.dtype for m in estimator.members_ for t in m.tensors().values()}
+    return TOLERANCE[torch.float32 if torch.float32 in kinds else torch.float64]
+
+
+def _difference(estimator: Density, test: dict[str, Any] | None) -> float:
+    """The largest relative difference of the scores from the stored ones."""
+    if test is None and estimator.family.density == "none":
+        return 0.0
+    if test is None:
+        raise ValueError("no self-test")
+    x = torch.tensor(test["x"], dtype=torch.float64).reshape(3, len(estimator.schema_.slots))
+    seen = torch.tensor(test["seen"], dtype=torch.bool).reshape(x.shape)
+    stored, now = decode(test["scores"]), _scores(estimator, x, seen)
+    if stored.keys() != now.keys() or any(len(values) != 3 for values in stored.values()):
+        raise ValueError(f"scores {sorted(stored)} for {sorted(now)}")
+    pairs = [pair for name in now for pair in zip(now[name], stored[name], strict=True)]
+    # not <: a NaN on either side is as far off as can be
+    gaps = [0.0 if a == b else abs(a - b) / max(1.0, abs(b)) for a, b in pairs]
+    return max(gap if gap < math.inf else math.inf for gap in gaps)
+
+
+def _report(path: Path, worst: float, tolerance: float, saved: Any) -> None:
+    """Refuse a model that scores differently; warn if it was saved by other releases."""
+    now = _versions()
+    saved = saved if isinstance(saved, dict) else {}
+    other = [
+        f"{name} {saved.get(name)} (here {now[name]})" for name in LIBRARIES
+        if str(saved.get(name)).split(".")[:2] != now[name].split(".")[:2]
+    ]  # fmt: skip
+    if worst > tolerance:
+        raise damaged(
+            path, f"self-test rows whose scores differ from the saved ones by {worst:.1e}",
+            f"a relative difference of at most {tolerance:.0e}",
+            f"load it with {', '.join(other)}" if other else "save the model again",
+        )  # fmt: skip
+    if other:
+        warnings.warn(
+            f"the model in {os.fspath(path)!r} was saved with {', '.join(other)}; its self-test "
+            "rows score the same here", DataWarning, stacklevel=3,
+        )  # fmt: skip
+
+
+# --- what is read ---------------------------------------------------------------------------
+
+
+def _manifest(read: Reader, path: Path) -> dict[str, Any]:
+    """The manifest, its format and hash checked."""
+    data = read(MANIFEST, MAX_MANIFEST)
+    with checking(path, MANIFEST):
+        manifest = json.loads(data.decode("utf-8"))
+    if not isinstance(manifest, dict) or manifest.get("format") != MAGIC:
+        raise damaged(path, "a foreign manifest.json", f"format {MAGIC!r}", "check the path")
+    version = manifest.get("version")
+    if isinstance(version, int) and version > FORMAT:
+        raise damaged(
+            path, f"format {version}", f"probgen {str(manifest.get('needs'))[:40]} or later "
+            f"(this version reads up to format {FORMAT})", "update probgen",
+        )  # fmt: skip
+    # a migration of older formats belongs here, one function a version
+    if version != FORMAT or isinstance(version, bool):
+        raise damaged(path, f"format {version!r:.40}", f"format 1 to {FORMAT}")
+    with checking(path, MANIFEST):
+        if manifest.get("sha256") != _digest(manifest):
+            raise damaged(path, "a manifest.json whose sha256 differs", "the sha256 inside it")
+        for name in ("parameters", "schema", "results", "members", "versions"):
+            manifest[name]
+    return manifest
+
+
+def _estimator(manifest: dict[str, Any], path: Path) -> Density:
+    """An unfitted estimator with the saved parameters."""
+    name, known = manifest["estimator"], _registry()
+    if name not in known:
+        raise damaged(
+            path, f"estimator {name!r:.80}", f"one of {sorted(known)}",
+            f"update probgen: the model was saved by {str(manifest['versions'])[:120]}",
+        )  # fmt: skip
+    values = {key: decode(value) for key, value in manifest["parameters"].items()}
+    unknown = sorted(set(values) - {f.name for f in fields(known[name])})
+    if unknown:
+        raise damaged(path, f"parameter(s) {unknown}", f"those of {name}", "update probgen")
+    return known[name](**values)
+
+
+def _learned(estimator: Density, manifest: dict[str, Any]) -> None:
+    """What the estimator knows apart from its members."""
+    schema = checked(Schema.from_json(json.dumps(manifest["schema"])))
+    results = [FitResult.from_dict(decode(result)) for result in manifest["results"]]
+    if not results or len(results) != len(manifest["members"]):
+        raise ValueError(f"{len(results)} results of {len(manifest['members'])} members")
+    if not all(isinstance(result.seed, int) for result in results):
+        raise TypeError("a seed that is no whole number")
+    estimator.schema_, estimator.results_, estimator.result_ = schema, results, results[0]
+    estimator.converged_ = all(bool(result.converged) for result in results)
+    estimator.n_features_in_ = int(manifest["features"])
+    if manifest["feature_names"] is not None:
+        estimator.feature_names_in_ = np.array(manifest["feature_names"], dtype=object)
+
+
+def _member(estimator: Density, entry: Any, read: Reader, path: Path) -> Family:
+    """One member: its file checked from the outside in, then taken into a new family."""
+    with checking(path, "the list of members"):
+        name, size = str(entry["file"]), int(entry["bytes"])
+        if not MEMBER.fullmatch(name) or not 8 <= size <= MAX_MEMBER:
+            raise ValueError(f"{name!r:.80} of {size} bytes")
+        digest = entry["sha256"]
+    data = read(name, size)
+    if len(data) != size:
+        raise damaged(path, f"{name!r} cut short to {len(data)} bytes", f"{size} bytes")
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise damaged(path, f"{name!r} whose sha256 differs", "the sha256 in manifest.json")
+    with checking(path, repr(name)):
+        return weights.unpack(data, lambda: estimator._make(estimator.schema_))
