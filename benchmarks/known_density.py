@@ -19,7 +19,7 @@ import probgen as pg
 
 KINDS = {"real": "real", "pos": "positive", "count": "count", "cat": "category"}
 #: the setting that the figures in the documentation are for
-SETTING = {"components": 16, "covariance": "flexible", "restarts": 5, "starts": 4}
+SETTING = {"components": 32, "covariance": "flexible", "restarts": 5, "starts": 5}
 
 
 def read(path: Path) -> tuple[dict[str, pd.DataFrame], dict[str, str], dict[str, np.ndarray]]:

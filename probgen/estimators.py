@@ -91,7 +91,7 @@ class Density(DensityMixin, BaseEstimator):
     max_epochs: int = 500
     patience: int = 25
     validation: float = 0.0
-    tolerance: float = 1e-4
+    tolerance: float = 1e-3
     starts: int = 1
     restarts: int = 1
     draws: int = 100
@@ -527,15 +527,15 @@ class Density(DensityMixin, BaseEstimator):
             Prints as text, shows as HTML in notebooks, and has ``density``, ``intervals``,
             ``findings`` and ``to_dict()``.
         """
-        from probgen.diagnostics.checks import check, known_rows
+        from probgen.diagnostics.checks import check
 
         check_is_fitted(self)
-        floor = None
-        if table is not None and not self.schema_.context_slots:
-            rows = known_rows(self.schema_, table if train is None else train)
-            if len(rows) > 1:
-                floor = Independent(schema=self.schema_, random_state=0, draws=0).fit(rows)
-        return check(self, table, train, floor)
+
+        def fit_floor(rows: pd.DataFrame) -> Density:
+            return Independent(schema=self.schema_, random_state=0, draws=0).fit(rows)
+
+        joint = not self.schema_.context_slots
+        return check(self, table, train, fit_floor if joint else None)
 
     def to_arviz(self, table: Any = None) -> Any:
         """The model as ArviZ groups, with those of the rows if `table`, the fitted rows, is given.

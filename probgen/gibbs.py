@@ -86,10 +86,10 @@ def _gather_hard(
             on = torch.ones_like(on)
         stats.moments += rows.normals.gather_hard(block, on, r)
     for slot, total in stats.leaves.items():
-        leaf, mask = rows.leaf(slot), chunk.seen[:, slot]
-        own = components.leaves[slot].exp()[label[mask]]
-        basis = leaf.assign(chunk.looks[slot], own, generator)
-        total.index_put_((label[mask], basis), weight[mask], accumulate=True)
+        seen, look = chunk.piece.looks[slot]
+        own, w = (label, weight) if seen is None else (label[seen], weight[seen])
+        basis = rows.leaf(slot).assign(look, components.leaves[slot].exp()[own], generator)
+        total.index_put_((own, basis), w, accumulate=True)
 
 
 def _draw(family: Mixture, stats: Statistics, generator: torch.Generator) -> Draws:

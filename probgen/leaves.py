@@ -125,6 +125,13 @@ class Leaf(nn.Module):
         """The weights (b,) of what may be sampled; not normalised."""
         return weights
 
+    def around(self, x: Tensor, seen: Tensor) -> Tensor:
+        """Basis weights (k, b): half those of the values x (k,), half the margin's."""
+        margin = self.prior / self.prior.sum()
+        own = self.look(x).scaled * margin
+        own = own / own.sum(-1, keepdim=True).clamp_min(TINY)
+        return torch.where(seen[:, None], 0.5 * own + 0.5 * margin, margin)
+
     def reorder(self, order: Tensor) -> None:
         """Permute the components."""
         self.counts = self.counts[order]
@@ -170,6 +177,11 @@ class CategoryLeaf(Leaf):
 
     def assign(self, look: Look, weights: Tensor, generator: torch.Generator) -> Tensor:
         return look.scaled
+
+    def around(self, x: Tensor, seen: Tensor) -> Tensor:
+        margin = self.prior / self.prior.sum()
+        own = nn.functional.one_hot(x.long(), self.size).to(margin.dtype)
+        return torch.where(seen[:, None], 0.5 * own + 0.5 * margin, margin)
 
     def legal(self, weights: Tensor) -> Tensor:
         if not self.reserved:
@@ -228,7 +240,7 @@ class RealLeaf(GridLeaf):
     WIDTHS = tuple(2.0**-p for p in range(6))
     SPACING = 1.4
 
-    def __init__(self, k: int, spread: float = 0.02, strength: float = 2.0) -> None:
+    def __init__(self, k: int, spread: float = 0.005, strength: float = 1.0) -> None:
         super().__init__(k, spread, strength)
         self.register_buffer("centre", torch.zeros(0, dtype=torch.float64))
         self.register_buffer("width", torch.zeros(0, dtype=torch.float64))
@@ -278,7 +290,7 @@ class CountLeaf(GridLeaf):
     SHAPES = ((30.0, 0.18, 20.0), (8.0, 0.35, 2.0), (1.0, 0.7, 0.3))  # shape, log step, least mean
     FEW = 40
 
-    def __init__(self, k: int, spread: float = 0.02, strength: float = 2.0) -> None:
+    def __init__(self, k: int, spread: float = 0.005, strength: float = 1.0) -> None:
         super().__init__(k, spread, strength)
         for name in ("points", "poisson", "mean", "shape", "centre", "width"):
             self.register_buffer(name, torch.zeros(0, dtype=torch.float64))

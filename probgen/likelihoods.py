@@ -8,9 +8,9 @@ statistics, fills holes and never enters Pyro, so it is fast and safe in threads
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -29,6 +29,8 @@ Covariance = Literal["full", "tied", "diag", "spherical", "flexible"]
 #: elements of the widest intermediate of a chunk of rows: 4 MB of float64, the size at
 #: which scoring is fastest (benchmarks/scoring.py)
 CHUNK_ELEMENTS = 500_000
+#: basis densities that may be kept between the sweeps of a fit: 256 MB of float64
+KEEP_ELEMENTS = 32_000_000
 
 
 @dataclass
@@ -49,16 +51,44 @@ class Statistics:
     leaves: dict[int, Tensor]
 
 
-@dataclass
-class Chunk:
-    """Some rows of a table that are worked out together."""
+class Glance(NamedTuple):
+    """What the leaf of one slot needs of some rows: those that are seen (None: all)."""
+
+    rows: Tensor | None
+    look: Look
+
+
+class Piece(NamedTuple):
+    """Rows that are worked out together, and all that does not depend on parameters."""
 
     at: Tensor | slice
     x: Tensor
     seen: Tensor
+    pattern: Tensor
+    looks: dict[int, Glance]
+
+
+class Chunk(NamedTuple):
+    """A piece under given components."""
+
+    piece: Piece
     logits: Tensor  # (rows, k): log weight plus log density of the seen cells
     prepared: Any  # the normals' factors for the pattern of these rows
-    looks: dict[int, Look]  # slot -> its leaf's view of the seen values
+
+    @property
+    def at(self) -> Tensor | slice:
+        """Which rows of the table."""
+        return self.piece.at
+
+    @property
+    def x(self) -> Tensor:
+        """Their values."""
+        return self.piece.x
+
+    @property
+    def seen(self) -> Tensor:
+        """Which cells are seen."""
+        return self.piece.seen
 
 
 class MixedRows(nn.Module):
@@ -106,6 +136,7 @@ class MixedRows(nn.Module):
                 self.real.append(i)
         block = FullNormals if covariance in ("full", "tied") else DiagonalNormals
         shared = covariance in ("tied", "spherical")
+        self._kept: tuple[tuple[int, ...], list[Piece]] | None = None
         self.normals = block(k, len(self.real), shared, mean_strength, dof, spread)
 
     def leaf(self, slot: int) -> Leaf:
@@ -123,6 +154,7 @@ class MixedRows(nn.Module):
             on = seen[:, i] & (weight > 0)
             leaf.begin(x[on, i], weight[on])
         self.normals.reset()
+        self.forget()
 
     def block(self, values: Tensor) -> Tensor:
         """The real slots of (n, m) values."""
@@ -132,37 +164,64 @@ class MixedRows(nn.Module):
         self, x: Tensor, seen: Tensor, components: Components, exact: bool = True
     ) -> Iterator[Chunk]:
         """Every row once, in chunks of bounded memory, rows of one pattern together."""
+        pattern, prepared = None, None
+        for piece in self._pieces(x, seen, exact):
+            if components.kernel is not None and piece.pattern is not pattern:
+                pattern = piece.pattern
+                prepared = self.normals.prepare(components.kernel, pattern, exact)
+            logits = self._logits(piece, components, prepared)
+            yield Chunk(piece, logits, prepared)
+
+    def _pieces(self, x: Tensor, seen: Tensor, exact: bool) -> Iterable[Piece]:
+        """What chunks are made of; kept between the sweeps of a fit where that is small."""
+        if exact:
+            return self._cut(x, seen, exact)
+        key = (x.data_ptr(), seen.data_ptr(), len(x), x._version)
+        if self._kept is None or self._kept[0] != key:
+            width = sum(leaf.size for _, leaf in self.leaf_items())
+            if not width or len(x) * width > KEEP_ELEMENTS:
+                return self._cut(x, seen, exact)
+            self._kept = key, list(self._cut(x, seen, exact))
+        return self._kept[1]
+
+    def forget(self) -> None:
+        """Drop what was kept of the training rows."""
+        self._kept = None
+
+    def _cut(self, x: Tensor, seen: Tensor, exact: bool) -> Iterator[Piece]:
         k, d = self.k, len(self.real)
         pairs = 0 if exact else d * (d + 1) // 2
         widest = max([k * max(1, d if exact else 1), pairs]
                      + [leaf.size for _, leaf in self.leaf_items()])  # fmt: skip
         step = max(256, CHUNK_ELEMENTS // widest)
         for rows, pattern in self.normals.groups(self.block(seen)):
-            prepared = None
-            if components.kernel is not None:
-                prepared = self.normals.prepare(components.kernel, pattern, exact)
             n = rows.stop if isinstance(rows, slice) else len(rows)
             for start in range(0, n, step):
                 part = slice(start, min(n, start + step))
                 at = part if isinstance(rows, slice) else rows[part]
                 values, on = x[at], seen[at]
-                logits, looks = self._logits(values, on, components, prepared)
-                yield Chunk(at, values, on, logits, prepared, looks)
+                looks = {}
+                for slot, leaf in self.leaf_items():
+                    mask = on[:, slot]
+                    hit = None if bool(mask.all()) else mask.nonzero()[:, 0]
+                    own = values[:, slot] if hit is None else values[hit, slot]
+                    looks[slot] = Glance(hit, leaf.look(own))
+                yield Piece(at, values, on, pattern, looks)
 
-    def _logits(
-        self, x: Tensor, seen: Tensor, components: Components, prepared: Any
-    ) -> tuple[Tensor, dict[int, Look]]:
-        logits = components.log_weights.expand(len(x), self.k)
-        looks = {}
+    def _logits(self, piece: Piece, components: Components, prepared: Any) -> Tensor:
+        logits = components.log_weights.expand(len(piece.x), self.k)
         if prepared is not None:
-            logits = logits + self.normals.log_rows(self.block(x), self.block(seen), prepared)
+            logits = logits + self.normals.log_rows(
+                self.block(piece.x), self.block(piece.seen), prepared
+            )
         for slot, log_w in components.leaves.items():
-            leaf, on = self.leaf(slot), seen[:, slot]
-            every = bool(on.all())
-            looks[slot] = leaf.look(x[:, slot] if every else x[on, slot])
-            log_p = leaf.log_prob(looks[slot], log_w)
-            logits = logits + log_p if every else logits.index_add(0, on.nonzero()[:, 0], log_p)
-        return logits, looks
+            glance = piece.looks[slot]
+            log_p = self.leaf(slot).log_prob(glance.look, log_w)
+            logits = (
+                logits + log_p if glance.rows is None
+                else logits.index_add(0, glance.rows, log_p)
+            )  # fmt: skip
+        return logits
 
     def log_rows(self, x: Tensor, seen: Tensor, components: Components) -> Tensor:
         """Log density (n,) of the seen cells of each row, encoded units, float64."""
@@ -220,9 +279,9 @@ class MixedRows(nn.Module):
                 self.block(chunk.x), self.block(chunk.seen), r, chunk.prepared
             )
         for slot, total in stats.leaves.items():
-            on = chunk.seen[:, slot]
+            rows, look = chunk.piece.looks[slot]
             total += self.leaf(slot).expected_counts(
-                chunk.looks[slot], components.leaves[slot], r if bool(on.all()) else r[on]
+                look, components.leaves[slot], r if rows is None else r[rows]
             )
 
     def blend(self, new: Statistics, rate: float) -> None:

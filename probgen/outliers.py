@@ -57,8 +57,8 @@ def explain(
     Returns
     -------
     DataFrame (n, columns)
-        On the caller's index, one column for each fitted column of the table, nats. The
-        shares of a row add up to ``-log_prob`` of the row (to rounding error). A share can be
+        On the caller's index, one column for each fitted column of the table, in the
+        table's order, nats. The shares of a row add up to ``-log_prob`` of the row (to rounding error). A share can be
         negative: a density may exceed 1.
 
     Notes
@@ -79,14 +79,16 @@ def explain(
     """
     frame = to_frame(table, model.schema_.names)
     scorer = Scorer(model, frame, unseen, extra)
-    names = [name for name in model.schema_.names if name in frame.columns]
-    shares = pd.DataFrame(0.0, index=frame.index, columns=pd.Index(names))
+    known = set(model.schema_.names)
+    names = [name for name in frame.columns if name in known]
+    shares = {name: np.zeros(len(frame)) for name in names}
     for rows in (slice(i, i + ROWS) for i in range(0, len(frame), ROWS)):
         for name, share in zip(scorer.names, _shares(scorer.take(rows)).T, strict=True):
-            shares.iloc[rows, names.index(name)] = share
+            if name in shares:
+                shares[name][rows] = share
     for name, bad in scorer.impossible.items():
-        shares.loc[bad, name] = math.inf
-    return shares
+        shares[name][bad] = math.inf
+    return pd.DataFrame(shares, index=frame.index, columns=pd.Index(names))
 
 
 def outliers(
@@ -128,7 +130,7 @@ def outliers(
             surprisal lies above that of the fresh rows.
         ``culprit``
             The column whose value, given all other cells of the row, is the most surprising
-            beyond what is usual for that column; None for a row without any cell.
+            beyond what is usual for that column; missing for a row without any cell.
         ``excess``
             By how much, in nats.
 
@@ -154,7 +156,7 @@ def outliers(
         far[rows] = (surprisal[rows] - reference.mean()) / max(spread, 1e-12)
         for j in np.flatnonzero(seen):
             excess[rows, j] = own.conditional(j) - usual.conditional(j).mean()
-    for name, bad in scorer.impossible.items():
+    for bad in scorer.impossible.values():
         surprisal[bad], tail[bad], far[bad] = math.inf, 1 / (1 + samples), math.inf
     rank = np.empty(n, dtype=np.int64)
     rank[np.lexsort((-far, tail))] = np.arange(1, n + 1)

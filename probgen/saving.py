@@ -54,8 +54,8 @@ LIBRARIES = ("probgen", "torch", "pyro-ppl", "numpy", "pandas")
 def save(estimator: Density, path: str | os.PathLike[str]) -> None:
     """Write a fitted model to a folder, or to one file if `path` ends in .zip.
 
-    A model that is already there is replaced in one step: a reader, or a crash at any
-    moment, finds the old model or the new one, whole. Saving twice writes the same bytes.
+    A model that is already there is replaced in one step: a crash at any moment leaves the
+    old model or the new one, whole. Saving twice writes the same bytes.
 
     Parameters
     ----------
@@ -72,7 +72,8 @@ def save(estimator: Density, path: str | os.PathLike[str]) -> None:
     NotSupported
         If the estimator is not one of probgen's own, or a parameter cannot be written down.
     ModelFileError
-        If what was learned is not finite.
+        If what was learned is not finite, or does not come back since parameters were
+        changed after the fit: each file is read back in memory before it is written.
 
     Examples
     --------
@@ -85,7 +86,17 @@ def save(estimator: Density, path: str | os.PathLike[str]) -> None:
     True
     """
     check_is_fitted(estimator)
-    write_files(Path(path), _pack(estimator))
+    path = Path(path)
+    files = _pack(estimator)
+    try:
+        _restore(lambda name, most: files[name], path)
+    except ModelFileError as error:
+        raise ModelFileError(message(
+            f"a model that would not come back from its file ({error})",
+            "the parameters that it was fitted with",
+            "set_params back to those of the fit, or fit again, then save",
+        )) from error  # fmt: skip
+    write_files(path, files)
 
 
 def load(path: str | os.PathLike[str], device: str = "auto") -> Density:
@@ -119,20 +130,38 @@ def load(path: str | os.PathLike[str], device: str = "auto") -> Density:
     """
     target = resolve_device(device)
     path = Path(path)
-    read = reader(path)
-    manifest = _manifest(read, path)
-    with checking(path, "the estimator in manifest.json"):
-        estimator = _estimator(manifest, path)
-        _learned(estimator, manifest)
-    estimator.members_ = [_member(estimator, entry, read, path) for entry in manifest["members"]]
-    with checking(path, "the self-test"):
-        worst = _difference(estimator, manifest["self_test"])
-    _report(path, worst, _tolerance(estimator), manifest["versions"])
+    estimator, other = _restore(reader(path), path)
+    if other:
+        warnings.warn(
+            f"the model in {os.fspath(path)!r} was saved with {other}; its self-test rows score "
+            "the same here", DataWarning, stacklevel=2,
+        )  # fmt: skip
     if target.type != "cpu":
         for member in estimator.members_:
             member.load_tensors({k: v.to(target) for k, v in member.tensors().items()})
             member.to(target)
     return estimator
+
+
+def _restore(read: Reader, path: Path) -> tuple[Density, str]:
+    """The estimator on the CPU, all checks passed, and the libraries that differ by now."""
+    manifest = _manifest(read, path)
+    with checking(path, "the estimator in manifest.json"):
+        estimator = _estimator(manifest, path)
+        _learned(estimator, manifest)
+        other = _other_releases(manifest["versions"])
+    estimator.members_ = [_member(estimator, entry, read, path) for entry in manifest["members"]]
+    with checking(path, "the self-test"):
+        worst = _difference(estimator, manifest["self_test"])
+    kinds = {t.dtype for m in estimator.members_ for t in m.tensors().values()}
+    tolerance = TOLERANCE[torch.float32 if torch.float32 in kinds else torch.float64]
+    if worst > tolerance:
+        raise damaged(
+            path, f"self-test rows whose scores differ from the saved ones by {worst:.1e}",
+            f"a relative difference of at most {tolerance:.0e}",
+            f"load it with {other}" if other else "save the model again",
+        )  # fmt: skip
+    return estimator, other
 
 
 def _registry() -> dict[str, type[Density]]:
@@ -202,6 +231,15 @@ def _versions() -> dict[str, str]:
     return own | {name: metadata.version(name) for name in names}
 
 
+def _other_releases(saved: dict[str, str]) -> str:
+    """Libraries of another release than when the model was saved; patches do not count."""
+    now = _versions()
+    return ", ".join(
+        f"{name} {saved.get(name)} (here {now[name]})" for name in LIBRARIES
+        if str(saved.get(name)).split(".")[:2] != now[name].split(".")[:2]
+    )  # fmt: skip
+
+
 # --- three rows with their scores -----------------------------------------------------------
 
 
@@ -246,11 +284,6 @@ def _scores(estimator: Density, x: Tensor, seen: Tensor) -> dict[str, list[float
     return {name: (value.double() + shift).cpu().tolist() for name, value in found.items()}
 
 
-def _tolerance(estimator: Density) -> float:
-    kinds = {t.dtype for m in estimator.members_ for t in m.tensors().values()}
-    return TOLERANCE[torch.float32 if torch.float32 in kinds else torch.float64]
-
-
 def _difference(estimator: Density, test: dict[str, Any] | None) -> float:
     """The largest relative difference of the scores from the stored ones."""
     if test is None and estimator.family.density == "none":
@@ -266,27 +299,6 @@ def _difference(estimator: Density, test: dict[str, Any] | None) -> float:
     # not <: a NaN on either side is as far off as can be
     gaps = [0.0 if a == b else abs(a - b) / max(1.0, abs(b)) for a, b in pairs]
     return max(gap if gap < math.inf else math.inf for gap in gaps)
-
-
-def _report(path: Path, worst: float, tolerance: float, saved: Any) -> None:
-    """Refuse a model that scores differently; warn if it was saved by other releases."""
-    now = _versions()
-    saved = saved if isinstance(saved, dict) else {}
-    other = [
-        f"{name} {saved.get(name)} (here {now[name]})" for name in LIBRARIES
-        if str(saved.get(name)).split(".")[:2] != now[name].split(".")[:2]
-    ]  # fmt: skip
-    if worst > tolerance:
-        raise damaged(
-            path, f"self-test rows whose scores differ from the saved ones by {worst:.1e}",
-            f"a relative difference of at most {tolerance:.0e}",
-            f"load it with {', '.join(other)}" if other else "save the model again",
-        )  # fmt: skip
-    if other:
-        warnings.warn(
-            f"the model in {os.fspath(path)!r} was saved with {', '.join(other)}; its self-test "
-            "rows score the same here", DataWarning, stacklevel=3,
-        )  # fmt: skip
 
 
 # --- what is read ---------------------------------------------------------------------------

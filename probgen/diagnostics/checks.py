@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -32,10 +32,14 @@ ENOUGH = 50
 #: Vehtari et al. (2024)
 BAD_KHAT = 0.7
 BOTH = ("density", "intervals")
+#: of the model of independent columns, where the fitted rows are not known
+FOLDS = 5
+
+Floor = Callable[[pd.DataFrame], Fitted]
 
 
 def check(
-    model: Fitted, table: Any = None, train: Any = None, floor: Fitted | None = None
+    model: Fitted, table: Any = None, train: Any = None, fit_floor: Floor | None = None
 ) -> Report:
     """Findings about a fitted model.
 
@@ -47,8 +51,8 @@ def check(
         Rows to judge the density by; rows that the fit did not see say most.
     train : data frame, optional
         The rows that the model was fitted to.
-    floor : Density, optional
-        A fitted model of independent columns that shares the schema.
+    fit_floor : callable, optional
+        Fits a model of independent columns that shares the schema to given rows.
 
     Returns
     -------
@@ -65,7 +69,8 @@ def check(
             "pass check(table) rows that the fit did not see",
         ))  # fmt: skip
     else:
-        findings += _density_of(model, seen, floor, train is not None)
+        findings += _support(seen)
+        findings.append(_floor(model, seen, fit_floor, train))
         findings += _gap(seen, known)
         findings += _restarts(model, seen)
     findings += _components(model, rows)
@@ -126,45 +131,60 @@ def _convergence(model: Fitted) -> Finding:
     )  # fmt: skip
 
 
-def _density_of(
-    model: Fitted, seen: _Scored, floor: Fitted | None, by_train: bool
-) -> Iterator[Finding]:
-    impossible = np.isinf(seen.log_p)
+def _support(seen: _Scored) -> Iterator[Finding]:
+    impossible, bad = np.isinf(seen.log_p), seen.khat > BAD_KHAT
     if impossible.any():
         yield Finding(
             "support", "fail", ("density",),
             f"{int(impossible.sum())} of {len(seen)} rows have density 0",
             "see schema_.describe(); widen the kinds or bounds, or correct the rows",
         )  # fmt: skip
-    bad = seen.khat > BAD_KHAT
     if bad.any():
         yield Finding(
             "importance weights", "fail" if bad.mean() > 0.05 else "note", ("density",),
             f"k-hat above {BAD_KHAT} in {bad.mean():.1%} of the rows: their density is uncertain",
             "look at log_prob(table, details=True)",
         )  # fmt: skip
-    if floor is None:
-        yield Finding(
-            "floor", "unknown", ("density",), "no model of independent columns to compare with"
-        )
-        return
-    gain = (seen.log_p - _score(floor, seen.frame).log_p)[~impossible]
-    if len(gain) < 2:
-        yield Finding(
-            "floor", "unknown", ("density",), f"{len(gain)} rows to compare on", "pass more rows"
-        )
-        return
-    mean, se = float(gain.mean()), float(gain.std(ddof=1) / np.sqrt(len(gain)))
-    fitted = "fitted to train" if by_train else "fitted to these very rows"
-    text = f"{mean:+.2f} ± {se:.2f} nats a row over independent columns ({fitted})"
-    if mean > 2 * se:
-        yield Finding("floor", "ok", ("density",), text)
-    elif mean >= -2 * se:
-        yield Finding("floor", "note", ("density",), f"{text}: no clear gain")
+
+
+def _floor(model: Fitted, seen: _Scored, fit_floor: Floor | None, train: Any) -> Finding:
+    """The gain over independent columns, on rows that these were not fitted to."""
+    if fit_floor is None:
+        return Finding("floor", "unknown", ("density",), "no independent columns to compare with")
+    if train is not None:
+        floor, how = _floor_of_train(model, seen, fit_floor, train), "fitted to train"
     else:
-        yield Finding(
-            "floor", "fail", ("density",), text, "fit fewer components, or use Independent"
-        )
+        floor, how = _crossfitted(model, seen, fit_floor), f"{FOLDS}-fold on table"
+    both = np.isfinite(seen.log_p) & np.isfinite(floor)
+    gain = seen.log_p[both] - floor[both]
+    if len(gain) < 2:
+        return Finding("floor", "unknown", ("density",), "too few rows to compare", "pass more")
+    mean, se = float(gain.mean()), float(gain.std(ddof=1) / np.sqrt(len(gain)))
+    text = f"{mean:+.2f} ± {se:.2f} nats a row over independent columns ({how})"
+    if mean > 2 * se:
+        return Finding("floor", "ok", ("density",), text)
+    if mean >= -2 * se:
+        return Finding("floor", "note", ("density",), f"{text}: no clear gain")
+    return Finding("floor", "fail", ("density",), text, "fit fewer components, or Independent")
+
+
+def _floor_of_train(model: Fitted, seen: _Scored, fit_floor: Floor, train: Any) -> Floats:
+    known = known_rows(model.schema_, train)
+    if len(known) < 2:
+        return np.full(len(seen), np.nan)
+    return _score(fit_floor(known), seen.frame).log_p
+
+
+def _crossfitted(model: Fitted, seen: _Scored, fit_floor: Floor) -> Floats:
+    """Log density (n,) of each row under independent columns fitted to the other folds."""
+    found = np.full(len(seen), np.nan)
+    fold = np.random.default_rng(0).permutation(len(seen)) % FOLDS
+    for number in range(FOLDS):
+        rest = known_rows(model.schema_, seen.frame[fold != number])
+        if len(rest) > 1 and (fold == number).any():
+            held = seen.frame[fold == number]
+            found[fold == number] = _score(fit_floor(rest), held).log_p
+    return found
 
 
 def _gap(seen: _Scored, known: _Scored | None) -> Iterator[Finding]:

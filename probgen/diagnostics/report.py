@@ -41,7 +41,7 @@ class Finding:
     do: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """Whether a fit can be believed, and why.
 
@@ -99,6 +99,8 @@ class Report:
             if finding.do:
                 lines += _wrapped(" " * (width + 14), f"do: {finding.do}")
         return "\n".join(lines)
+
+    __repr__ = __str__
 
     def to_dict(self) -> dict[str, Any]:
         """Verdicts, their reasons and all findings as plain values."""

@@ -2,7 +2,39 @@
 
 from __future__ import annotations
 
-IMPORTS
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from probgen.errors import SchemaError, message
+from probgen.estimators import Density
+from probgen.plots.shared import (
+    DATA,
+    LEVELS,
+    MODEL,
+    Array,
+    clean,
+    dates,
+    drawable,
+    grid_of_axes,
+    handles,
+    is_date,
+    legend_below,
+    numbers,
+    positions,
+    short,
+    wrapped,
+)  # fmt: skip
+from probgen.schema import Column
+from probgen.table import to_frame
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["marginals", "pairs"]
 
 
 def marginals(
@@ -104,24 +136,24 @@ def pairs(
     rows: int = 1000,
     random_state: int = 0,
 ) -> NDArray[np.object_]:
-    """Scatter plots of pairs of columns: real rows below the diagonal, sampled rows above it.
+    """Scatter plots of pairs of columns: real rows and sampled rows on the same axes.
 
     Parameters
     ----------
     model : Density
     table : data frame
     columns : sequence of names, optional
-        At most six; by default the first columns of numbers or dates, up to five.
+        Two to six; by default the first columns of numbers or dates, five at most.
     rows : int
         Rows to show of either sort: equally many, so that the two can be compared.
     random_state : int
-        Seed of the choice and of the draws.
+        Seed of the choice, of the draws, and of the order in which points are laid.
 
     Returns
     -------
     ndarray (d, d) of Axes
-        The panel above the diagonal mirrors the one below it: both have the column of lower
-        number on the horizontal axis, and the same limits. The diagonal holds histograms.
+        Histograms on the diagonal, pairs below it; the panels above it are empty. Levels of a
+        category are spread a little around their place.
     """
     frame = to_frame(table, model.schema_.names)
     if columns is None:
@@ -136,51 +168,62 @@ def pairs(
     drawn = model.sample(len(real), random_state=random_state)
     noise = np.random.default_rng(random_state)
     values = {
-        name: tuple(positions(part[name], model.schema_[name], noise) for part in (real, drawn))
+        name: (positions(real[name], model.schema_[name], noise),
+               positions(drawn[name], model.schema_[name], noise))
         for name in names
-    }
-    return _pair_grid(names, values, model)
+    }  # fmt: skip
+    return _corner(names, values, model, noise)
 
 
-def _pair_grid(
-    names: list[Hashable], values: dict[Hashable, tuple[Array, Array]], model: Density
+def _corner(
+    names: list[Hashable],
+    values: dict[Hashable, tuple[Array, Array]],
+    model: Density,
+    noise: np.random.Generator,
 ) -> NDArray[np.object_]:
     import matplotlib.pyplot as plt
 
     d = len(names)
-    figure, axes = plt.subplots(d, d, figsize=(1.0 + 1.9 * d, 1.0 + 1.9 * d), squeeze=False)
-    for i, below in enumerate(names):
-        for j, across in enumerate(names):
+    size = 1.0 + 1.9 * d
+    figure, axes = plt.subplots(
+        d, d, figsize=(size, size), sharex="col", squeeze=False, layout="constrained"
+    )
+    for i, down in enumerate(names):
+        for j, across in enumerate(names[: i + 1]):
             ax = axes[i, j]
-            first, second = (across, below) if i > j else (below, across)
             if i == j:
-                _diagonal(ax, *values[below])
+                _diagonal(ax, *values[down])
             else:
-                which, colour = (0, DATA) if i > j else (1, MODEL)
-                ax.scatter(
-                    values[first][which], values[second][which], s=7, color=colour, alpha=0.45,
-                    linewidths=0, rasterized=True,
-                )  # fmt: skip
-                ax.set_xlim(_limits(values[first]))
-                ax.set_ylim(_limits(values[second]))
-            ax.tick_params(labelsize="x-small")
-            _level_ticks(ax, first, None if i == j else second, model)
-            clean(ax)
-            if i < d - 1 and i >= j:
-                ax.tick_params(labelbottom=False)
-            if i < j:
-                ax.tick_params(labelbottom=False, labelleft=False)
-            if i > j > 0:
+                _cloud(ax, values[across], values[down], noise)
+                ax.set_ylim(_limits(values[down]))
+                _level_ticks(ax.yaxis, down, model)
+            if 0 < j < i:
                 ax.tick_params(labelleft=False)
-            if i == j:
-                ax.tick_params(labelbottom=i == d - 1, left=False, labelleft=False)
-        axes[d - 1, i].set_xlabel(wrapped(below), fontsize="small")
-        axes[i, 0].set_ylabel(wrapped(below), fontsize="small")
-    figure.legend(handles=handles("real rows (below)", "sampled rows (above, mirrored)"),
-                  loc="upper center", ncols=2, frameon=False)  # fmt: skip
-    figure.align_labels()
-    figure.tight_layout(rect=(0, 0, 1, 1 - 0.35 / (1.0 + 1.9 * d)))
+            ax.set_xlim(_limits(values[across]))
+            ax.tick_params(labelsize="small")
+            clean(ax)
+        _level_ticks(axes[d - 1, i].xaxis, down, model)
+        axes[d - 1, i].set_xlabel(wrapped(down))
+        if i:
+            axes[i, 0].set_ylabel(wrapped(down))
+        for ax in axes[i, i + 1 :]:
+            ax.axis("off")
+    # of the figure: a legend inside a panel would widen its column
+    entries = handles("real rows", "rows that the model draws")
+    figure.legend(handles=entries, loc="upper right", frameon=False)
     return axes
+
+
+def _cloud(
+    ax: Axes, across: tuple[Array, Array], down: tuple[Array, Array], noise: np.random.Generator
+) -> None:
+    """Points of both sorts in random order, so that neither hides the other."""
+    colours = np.repeat([DATA, MODEL], [len(part) for part in across])
+    order = noise.permutation(len(colours))
+    ax.scatter(
+        np.concatenate(across)[order], np.concatenate(down)[order], s=8, c=colours[order],
+        alpha=0.5, linewidths=0, rasterized=True,
+    )  # fmt: skip
 
 
 def _diagonal(ax: Axes, real: Array, drawn: Array) -> None:
@@ -204,9 +247,7 @@ def _limits(both: tuple[Array, Array]) -> tuple[float, float]:
     return low - room, high + room
 
 
-def _level_ticks(ax: Axes, first: Hashable, second: Hashable | None, model: Density) -> None:
-    for name, axis in ((first, ax.xaxis), (second, ax.yaxis)):
-        if name is not None and model.schema_[name].labelled:
-            levels = list(model.schema_[name].levels or ())
-            if len(levels) <= LEVELS:
-                axis.set_ticks(range(len(levels)), [short(level, 10) for level in levels])
+def _level_ticks(axis: Any, name: Hashable, model: Density) -> None:
+    levels = list(model.schema_[name].levels or ())
+    if model.schema_[name].labelled and len(levels) <= LEVELS:
+        axis.set_ticks(range(len(levels)), [short(level, 10) for level in levels])

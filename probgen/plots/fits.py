@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-IMPORTS
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from probgen.estimators import Density
+from probgen.plots.shared import DATA, clean, own_axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["loss"]
+
+#: nats: a loss that moves less than this is drawn flat
+FLAT = 0.01
 
 
 def loss(model: Density, ax: Axes | None = None) -> Axes:
@@ -24,11 +38,20 @@ def loss(model: Density, ax: Axes | None = None) -> Axes:
         name = f"restart {number}" if len(results) > 1 else "training"
         colour = f"C{number}" if len(results) > 1 else DATA
         epochs = np.arange(1, len(result.losses) + 1)
-        ax.plot(epochs, result.losses, color=colour, label=name, linewidth=1.6)
+        # shorter dashes on top: restarts that agree stay visible
+        dashes = (0, (6, 3 * number)) if number else "-"
+        mark = "o" if len(epochs) < 15 else ""
+        ax.plot(epochs, result.losses, mark, color=colour, label=name, linestyle=dashes,
+                markersize=4)  # fmt: skip
         if len(result.validation):
             held = np.arange(1, len(result.validation) + 1)
             ax.plot(held, result.validation, "--", color=colour, label=f"{name}, held out")
     ax.set(xlabel="epoch", ylabel="negative ELBO (nats a row, encoded units)")
+    low, high = ax.get_ylim()
+    if high - low < FLAT:
+        ax.set_ylim((low + high - FLAT) / 2, (low + high + FLAT) / 2)
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.ticklabel_format(axis="y", useOffset=False)
     done = sum(result.converged for result in results)
     ax.set_title(_verdict(done, results), fontsize="medium", loc="left")
     if len(ax.get_lines()) > 1:

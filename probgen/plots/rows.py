@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-IMPORTS
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from probgen.errors import SchemaError, message
+from probgen.estimators import Density
+from probgen.plots.shared import DATA, GREY, MODEL, Array, cell, clean, own_axes, short
+from probgen.table import to_frame
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["surprisal", "waterfall"]
 
 
 def surprisal(
@@ -100,7 +113,7 @@ def waterfall(model: Density, row: Any, ax: Axes | None = None) -> Axes:
     change = (share[seen] - usual[seen]).sort_values(key=np.abs)
     start, end = float(usual[seen].sum()), float(share[seen].sum())
     steps = start + np.concatenate([[0.0], np.cumsum(change.to_numpy()[::-1])])[:-1][::-1]
-    colours = [ODD if value > 0 else DATA for value in change]
+    colours = [MODEL if value > 0 else DATA for value in change]
     places = np.arange(len(change))
     ax.barh(places, change, left=steps, color=colours, height=0.62)
     labels = [f"{short(name)} = {cell(frame[name].iloc[0])}" for name in change.index]
@@ -121,5 +134,8 @@ def _bar_labels(ax: Axes, change: pd.Series, steps: Array) -> None:
     ax.set_xlim(reach.min() - room, reach.max() + room)
     for place, (value, left) in enumerate(zip(change, steps, strict=True)):
         end, side = left + value, 1 if value >= 0 else -1
-        ax.annotate(f"{value:+.1f}", (end, place), (4 * side, 0), textcoords="offset points",
-                    ha="left" if side > 0 else "right", va="center", fontsize="small")  # fmt: skip
+        ax.annotate(
+            "0.0" if abs(value) < 0.05 else f"{value:+.1f}", (end, place), (5 * side, 0),
+            textcoords="offset points", ha="left" if side > 0 else "right", va="center",
+            fontsize="small", bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
+        )  # fmt: skip

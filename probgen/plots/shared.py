@@ -26,6 +26,7 @@ LEVELS = 12
 
 
 def own_axes(ax: Axes | None) -> Axes:
+    """The axes to draw on, in a new figure where none are given."""
     if ax is not None:
         return ax
     import matplotlib.pyplot as plt
@@ -33,7 +34,10 @@ def own_axes(ax: Axes | None) -> Axes:
     return plt.subplots(figsize=(6.4, 4.0), layout="constrained")[1]
 
 
-def grid_of_axes(count: int, width: float, height: float) -> tuple[NDArray[np.object_], list[Axes]]:
+def grid_of_axes(
+    count: int, width: float, height: float
+) -> tuple[NDArray[np.object_], list[Axes]]:
+    """`count` axes in a new figure, and those left over in its last row."""
     import matplotlib.pyplot as plt
 
     across = min(4, int(np.ceil(np.sqrt(count))) if count > 3 else count)
@@ -48,6 +52,7 @@ def grid_of_axes(count: int, width: float, height: float) -> tuple[NDArray[np.ob
 
 
 def handles(data: str, model: str) -> list[Any]:
+    """Entries of a legend that says which colour is what."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -58,11 +63,12 @@ def handles(data: str, model: str) -> list[Any]:
 
 
 def legend_below(axes: NDArray[np.object_], unused: list[Axes]) -> None:
-    handles = handles("data", "model (sampled)")
+    """A legend where there is room: in an unused panel, or below all."""
+    entries = handles("data", "model (sampled)")
     if unused:
-        unused[0].legend(handles=handles, loc="center", frameon=False)
+        unused[0].legend(handles=entries, loc="center", frameon=False)
     else:
-        axes[0].figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+        axes[0].figure.legend(handles=entries, loc="outside lower center", ncols=2, frameon=False)
 
 
 def drawable(
@@ -82,6 +88,7 @@ def drawable(
 
 
 def is_date(series: pd.Series) -> bool:
+    """Whether a column holds dates."""
     return pd.api.types.is_datetime64_any_dtype(series.dtype)
 
 
@@ -95,6 +102,7 @@ def numbers(series: pd.Series) -> Array:
 
 
 def dates(days: Array) -> Array:
+    """Days since 1970 as dates."""
     return (days * 86_400e3).astype("datetime64[ms]")
 
 
@@ -111,20 +119,24 @@ def positions(series: pd.Series, column: Column, noise: np.random.Generator) -> 
 
 
 def short(value: object, most: int = 24) -> str:
+    """A label of `most` characters at most."""
     text = str(value)
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def wrapped(value: object) -> str:
+    """The name of a column on as many lines as it needs beside an axis."""
     return "\n".join(textwrap.wrap(short(value).replace("_", " "), 14))
 
 
 def cell(value: object) -> str:
+    """A value of the table as a short text."""
     if isinstance(value, float | np.floating):
         return f"{value:,.6g}"
     return short(value, 16)
 
 
 def clean(ax: Axes) -> Axes:
+    """The axes without the frame that says nothing."""
     ax.spines[["top", "right"]].set_visible(False)
     return ax

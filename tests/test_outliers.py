@@ -1,0 +1,175 @@
+"""Surprisal, its split by column, tail probabilities and culprits."""
+
+import math
+from itertools import permutations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import kstest
+
+import probgen as pg
+from probgen import outliers as module
+from probgen.datasets import penguins
+
+
+def numbers(n: int, seed: int = 0) -> pd.DataFrame:
+    """x and y depend on each other, and so do y and the level."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=n)
+    y = 2 * x + 0.5 * rng.normal(size=n)
+    level = np.where(y + rng.normal(size=n) > 0, "high", "low")
+    return pd.DataFrame({"x": x, "y": y, "level": level})
+
+
+@pytest.fixture(scope="module")
+def model():
+    return pg.GaussianMixture(components=2, random_state=0, draws=2).fit(numbers(300))
+
+
+@pytest.fixture(scope="module")
+def birds():
+    return pg.GaussianMixture(components=4, random_state=0, draws=2).fit(penguins())
+
+
+def test_surprisal_is_minus_log_prob_on_the_callers_index(birds):
+    table = penguins().iloc[[3, 3, 7]]
+    found = birds.surprisal(table)
+    assert found.index.tolist() == [3, 3, 7] and found.name == "surprisal"
+    np.testing.assert_array_equal(found, -birds.log_prob(table))
+
+
+def test_shares_add_up_with_holes_and_duplicate_labels(birds):
+    table = penguins().iloc[[3, 3, 7, 271, 293]]
+    shares = birds.explain(table)
+    assert shares.index.equals(table.index) and list(shares.columns) == list(table.columns)
+    np.testing.assert_allclose(shares.sum(axis=1), birds.surprisal(table), rtol=0, atol=1e-9)
+    assert (shares.to_numpy()[table.isna().to_numpy()] == 0).all()
+
+
+def test_shares_are_the_average_over_all_orders(model):
+    table = numbers(4, seed=1)
+    shares = model.explain(table)
+    total = pd.DataFrame(0.0, table.index, table.columns)
+    for order in permutations(table.columns):
+        for place, name in enumerate(order):
+            before = list(order[:place])
+            own = model.log_prob(table[[name]], given=table[before] if before else None)
+            total[name] -= own
+    pd.testing.assert_frame_equal(shares, total / math.factorial(3), atol=1e-9)
+
+
+def test_many_columns_add_up_too_and_calls_agree():
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(rng.normal(size=(60, 11)) @ rng.normal(size=(11, 11)))
+    many = pg.GaussianMixture(components=1, random_state=0, draws=2).fit(table)
+    table.iloc[0, 4] = np.nan
+    shares = many.explain(table)
+    np.testing.assert_allclose(shares.sum(axis=1), many.surprisal(table), rtol=0, atol=1e-9)
+    pd.testing.assert_frame_equal(shares.iloc[5:8], many.explain(table.iloc[5:8]), atol=1e-9)
+
+
+def test_independent_columns_share_nothing():
+    table = numbers(200)
+    floor = pg.Independent(random_state=0, draws=2).fit(table)
+    shares = floor.explain(table.head(5))
+    for name in table:
+        own = -floor.log_prob(table[[name]].head(5))
+        np.testing.assert_allclose(shares[name], own, rtol=0, atol=1e-9)
+
+
+def test_some_columns_are_their_marginal(model):
+    table = numbers(5, seed=2)[["level", "x"]]
+    shares = model.explain(table)
+    assert list(shares.columns) == ["level", "x"]
+    np.testing.assert_allclose(shares.sum(axis=1), model.surprisal(table), atol=1e-9)
+
+
+def test_the_spoilt_cell_is_found(model):
+    table = numbers(100, seed=3)
+    table.loc[17, "y"] = -table.loc[17, "y"] - 4 * np.sign(table.loc[17, "y"])
+    table.loc[40, "x"] = 7.0
+    table.loc[[40], "y"] = np.nan
+    found = model.outliers(table)
+    assert set(found["rank"].nsmallest(2).index) == {17, 40}
+    assert found.loc[17, "culprit"] in {"x", "y"} and found.loc[40, "culprit"] == "x"
+    assert found.loc[[17, 40], "tail_prob"].max() < 0.01
+    assert sorted(found["rank"]) == list(range(1, 101))
+
+
+def test_tail_probability_is_uniform_for_rows_of_the_model(model):
+    rows = model.sample(800, random_state=5)
+    rows.loc[::3, "x"] = np.nan
+    tail = model.outliers(rows, samples=4000, random_state=6)["tail_prob"]
+    assert kstest(tail[::3], "uniform").pvalue > 0.001
+    assert kstest(tail[1::3], "uniform").pvalue > 0.001
+
+
+def test_units_change_only_the_surprisal():
+    table = numbers(200)
+    scaled = table.assign(y=table["y"] * 1000)
+    one, two = (
+        pg.GaussianMixture(components=2, random_state=0, draws=2).fit(t).outliers(t)
+        for t in (table, scaled)
+    )
+    np.testing.assert_allclose(two["surprisal"] - one["surprisal"], math.log(1000), atol=1e-6)
+    np.testing.assert_allclose(one["tail_prob"], two["tail_prob"], atol=2 / 2001)
+    np.testing.assert_allclose(one["excess"], two["excess"], atol=1e-6)
+    assert (one["culprit"] == two["culprit"]).all()
+
+
+def test_an_impossible_value_is_to_blame():
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"a": rng.normal(size=80), "b": rng.exponential(size=80)})
+    positive = pg.GaussianMixture(
+        components=1, columns={"b": "positive"}, random_state=0, draws=2
+    ).fit(table)
+    table.loc[[7], "b"] = -1.0
+    with pytest.warns(pg.DataWarning, match="'b'"):
+        found = positive.outliers(table)
+    assert found.loc[7, ["rank", "culprit"]].tolist() == [1, "b"]
+    assert found.loc[7, "surprisal"] == math.inf
+    with pytest.warns(pg.DataWarning):
+        shares = positive.explain(table)
+    assert shares.loc[7, "b"] == math.inf and math.isfinite(shares.loc[7, "a"])
+    assert np.isfinite(shares.drop(index=7)).all(axis=None)
+
+
+def test_a_changed_constant_is_to_blame():
+    table = numbers(50).assign(unit="mm")
+    with pytest.warns(pg.DataWarning):
+        fitted = pg.GaussianMixture(components=1, random_state=0, draws=2).fit(table)
+    table.loc[[3], "unit"] = "cm"
+    with pytest.warns(pg.DataWarning):
+        found = fitted.outliers(table, samples=100)
+    assert found.loc[3, "culprit"] == "unit" and found.loc[3, "rank"] == 1
+
+
+def test_no_rows_one_row_and_rows_without_cells(model):
+    table = numbers(1, seed=9)
+    assert model.explain(table.head(0)).shape == (0, 3)
+    assert model.outliers(table.head(0)).shape == (0, 5)
+    assert model.outliers(table)["rank"].tolist() == [1]
+    empty = model.outliers(pd.DataFrame({"x": [np.nan, 0.1]}))
+    assert empty["tail_prob"].iloc[0] == 1 and pd.isna(empty["culprit"].iloc[0])
+    assert empty["rank"].tolist() == [2, 1]
+
+
+def test_outliers_are_the_same_at_each_call(model):
+    table = numbers(30, seed=4)
+    pd.testing.assert_frame_equal(model.outliers(table), model.outliers(table))
+
+
+def test_bad_settings_are_named(model):
+    with pytest.raises(pg.SchemaError, match="samples=0"):
+        model.outliers(numbers(3), samples=0)
+    with pytest.raises(pg.SchemaError, match="'z'"):
+        model.explain(pd.DataFrame({"z": [1.0]}))
+
+
+def test_every_order_counts_the_same():
+    """The factors of each set add up to 0 over columns, those of the whole set to 1."""
+    for d in (1, 3, module.ALL_ORDERS + 2):
+        terms = dict(module._terms(d))
+        for subset, factor in terms.items():
+            assert factor.sum() == pytest.approx(1.0 if len(subset) == d else 0.0, abs=1e-12)
