@@ -76,7 +76,7 @@ odd.join(table[["species", "sex", "bill_length_mm", "body_mass_g"]])
 oddest = table.loc[[odd.index[0]]]
 print(f"shares add up to {model.explain(oddest).sum(axis=1).item():.6f}")
 print(f"surprisal is     {model.surprisal(oddest).item():.6f}")
-model.plot.waterfall(oddest);
+_ = model.plot.waterfall(oddest)
 
 # %% [markdown]
 # With few penguins in the tail a small `tail_prob` is no verdict: among 344 rows, about three
@@ -92,8 +92,8 @@ given = {"species": "Gentoo", "sex": "female"}
 mass = model.sample(4000, given=given, random_state=0)["body_mass_g"]
 share = (mass > 5000).mean()
 error = (share * (1 - share) / len(mass)) ** 0.5
-print(f"log p(5000 g | Gentoo, female) = "
-      f"{model.log_prob(pd.DataFrame({'body_mass_g': [5000.0]}), given=given).item():.2f}")  # fmt: skip
+exact = model.log_prob(pd.DataFrame({"body_mass_g": [5000.0]}), given=given).item()
+print(f"log p(5000 g | Gentoo, female)    = {exact:.2f}")
 print(f"p(mass > 5000 g | Gentoo, female) = {share:.3f} ± {error:.3f}")
 mass.quantile([0.05, 0.5, 0.95])
 
@@ -103,7 +103,7 @@ mass.quantile([0.05, 0.5, 0.95])
 # First by eye: rows that the model draws should look like the real ones.
 
 # %%
-model.plot.pairs(train);
+_ = model.plot.pairs(train)
 
 # %% [markdown]
 # Then by the report. *Fit for density* asks whether log densities, samples and conditionals can be

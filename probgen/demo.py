@@ -9,7 +9,7 @@ import argparse
 import textwrap
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ __all__ = ["main"]
 SEED = 0
 WIDTH = 98
 #: flippers are measured in whole millimetres, which alone would look like a count
-KINDS = {"flipper_length_mm": "real", "year": "ordered"}
+KINDS: dict[Hashable, str] = {"flipper_length_mm": "real", "year": "ordered"}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -93,6 +93,7 @@ def odd_rows(model: Density, table: pd.DataFrame) -> None:
     for row, column in worst["culprit"].items():
         hidden.loc[row, column] = None
     filled = model.impute(hidden)
+    assert isinstance(filled, pd.DataFrame)  # noqa: S101 - one table without draws
     _head("The ten oddest rows, and the cells to blame")
     _show(pd.DataFrame({
         "row": worst.index,

@@ -24,6 +24,8 @@ Given = Mapping[Any, Any] | pd.DataFrame | str | None
 
 
 def _is_frame(table: Any) -> bool:
+    if hasattr(table, "tocsr"):  # some of scipy's sparse matrices are mappings
+        return False
     return hasattr(table, "columns") or isinstance(table, Mapping) or hasattr(table, "schema")
 
 

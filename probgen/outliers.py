@@ -57,9 +57,9 @@ def explain(
     Returns
     -------
     DataFrame (n, columns)
-        On the caller's index, one column for each fitted column of the table, in the
-        table's order, nats. The shares of a row add up to ``-log_prob`` of the row (to rounding error). A share can be
-        negative: a density may exceed 1.
+        On the caller's index, one column for each fitted column of the table, in the table's
+        order, nats. The shares of a row add up to ``-log_prob`` of the row (to rounding
+        error). A share can be negative: a density may exceed 1.
 
     Notes
     -----
@@ -154,7 +154,7 @@ def outliers(
         tail[rows] = (1 + above) / (1 + samples)
         spread = reference.std() if seen.any() else 0.0
         far[rows] = (surprisal[rows] - reference.mean()) / max(spread, 1e-12)
-        for j in np.flatnonzero(seen):
+        for j in np.flatnonzero(seen).tolist():
             excess[rows, j] = own.conditional(j) - usual.conditional(j).mean()
     for bad in scorer.impossible.values():
         surprisal[bad], tail[bad], far[bad] = math.inf, 1 / (1 + samples), math.inf
@@ -178,7 +178,10 @@ def _blame(excess: Floats, names: list[Hashable]) -> tuple[NDArray[np.object_], 
     none = worst == -math.inf
     labels = np.empty(len(names), dtype=object)
     labels[:] = names
-    return np.where(none, None, labels[at]), np.where(none, np.nan, worst)
+    culprit = labels[at]
+    culprit[none] = None
+    worst[none] = math.nan
+    return culprit, worst
 
 
 class Scorer:
@@ -204,7 +207,8 @@ class Scorer:
         #: rows (n,) whose value in a column lies outside the support, by column
         self.impossible = _impossible(model, frame, encoded, unseen)
         for name, bad in self.impossible.items():
-            encoded.seen[np.ix_(bad, schema.slots_of([name]))] = False
+            for slot in schema.slots_of([name]):
+                encoded.seen[bad, slot] = False
         self.batch = model._batch(encoded, model._device)
 
     def _with(self, batch: Batch) -> Scorer:

@@ -46,8 +46,8 @@ def merged_labels(
     """
     if k == 1:
         return torch.zeros(len(x), dtype=torch.long, device=x.device)
-    parts = _features(x, seen, slots)
-    many = max(k, min(SEGMENTS * k, len(x) // LEAST_ROWS))
+    parts = _features(x, seen, weight, slots)
+    many = max(k, min(SEGMENTS * k, int(weight.sum()) // LEAST_ROWS))
     label = _kmeans(torch.cat(parts, 1), weight, many, generator)
     if many == k:
         return label
@@ -144,23 +144,27 @@ class _Merger:
         return cost
 
 
-def _features(x: Tensor, seen: Tensor, slots: Sequence[Slot]) -> list[Tensor]:
-    """Columns of about unit variance; holes sit at the mean; a category gets one a level."""
+def _features(x: Tensor, seen: Tensor, weight: Tensor, slots: Sequence[Slot]) -> list[Tensor]:
+    """Columns of about unit variance; holes sit at the mean; a category gets one a level.
+
+    Moments are weighted, so that a row of weight 2 equals two rows.
+    """
     parts = []
     for i, slot in enumerate(slots):
         value, on = x[:, i], seen[:, i]
         if slot.kind == "category":
-            size = torch.bincount(value[on].long(), minlength=slot.size)
+            size = torch.bincount(value[on].long(), weight[on], minlength=slot.size)
             top = size.argsort(descending=True, stable=True)[:LEVELS]
             hit = (value[:, None].long() == top[None, :]).double()
             parts.append(torch.where(on[:, None], hit, 0.0))
             continue
         if slot.kind == "count":
             value = value.clamp_min(0.0).log1p()
-        n = on.sum().clamp_min(1)
-        mean = torch.where(on, value, 0.0).sum() / n
+        w = torch.where(on, weight, 0.0)
+        n = w.sum().clamp_min(1e-300)
+        mean = (w * value).sum() / n
         gap = torch.where(on, value - mean, 0.0)
-        parts.append((gap / (gap.square().sum() / n).sqrt().clamp_min(1e-12))[:, None])
+        parts.append((gap / ((w * gap.square()).sum() / n).sqrt().clamp_min(1e-12))[:, None])
     return parts
 
 

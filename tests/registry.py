@@ -31,6 +31,15 @@ REGISTRY: dict[str, Callable[[], Density]] = {
 }
 
 
+#: promises that an entry does not keep yet: (entry, check) -> what is missing. Strict: a test
+#: that passes must leave this list
+KNOWN: dict[tuple[str, str], str] = {
+    (name, "weights_equal_repeated_rows"): "leaves lay their grids out over rows, not weights"
+    for name in REGISTRY
+    if name != "mixture-minibatch"
+}
+
+
 @cache
 def subject(name: str) -> Subject:
     """The entry under check; its fits are shared by all tests of a session."""

@@ -196,7 +196,7 @@ def test_no_posterior_no_leave_one_out():
 def test_awkward_names_and_index(tmp_path):
     rng = np.random.default_rng(0)
     table = pd.DataFrame(
-        {"row": rng.normal(size=30), "a/b": rng.choice(["u", "v"], 30), 3: rng.normal(size=30),
+        {"row": rng.normal(size=30), "a/b": rng.choice(["u", "v"], 30), "3": rng.normal(size=30),
          "day": pd.Timestamp("2020-03-01") + pd.to_timedelta(rng.normal(0, 9, 30), "D")},
         index=pd.MultiIndex.from_product([range(15), list("ab")]),
     )  # fmt: skip

@@ -255,9 +255,9 @@ def _add_rows(groups: Groups, model: Fitted, frame: pd.DataFrame, source: str) -
         with torch.no_grad():
             shift = schema.log_det(batch.x, batch.seen)  # type: ignore[arg-type]
             value = queries.log_prob_draws(predictive, batch) + shift
-        value = value.reshape(chains, draws, n).cpu().numpy()
-        value[:, :, encoded.illegal] = -np.inf
-        groups.data["log_likelihood"] = {"log_prob": value}
+        log_p = value.reshape(chains, draws, n).cpu().numpy()
+        log_p[:, :, encoded.illegal] = -np.inf
+        groups.data["log_likelihood"] = {"log_prob": log_p}
         groups.dims["log_prob"] = ["row"]
     new = _replicates(model, predictive, n, model.draws)
     groups.data["posterior_predictive"] = {
@@ -352,12 +352,13 @@ def build(groups: Groups) -> Any:
     """The ArviZ object of the installed version."""
     import arviz
 
+    from_dict: Any = arviz.from_dict
     shared: Mapping[str, Any] = {"coords": groups.coords, "dims": groups.dims}
     # by version: 0.x takes the nested form without a word, and builds a useless object
     if int(arviz.__version__.split(".")[0]) >= 1:
-        found = arviz.from_dict(groups.data, **shared)
+        found = from_dict(groups.data, **shared)
     else:
-        found = arviz.from_dict(**groups.data, **shared)
+        found = from_dict(**groups.data, **shared)
     for key, attrs in groups.attrs.items():
         group, variable = key if isinstance(key, tuple) else (key, None)
         place = found if not group else found[group] if group in groups.data else None

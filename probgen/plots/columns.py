@@ -17,8 +17,8 @@ from probgen.plots.shared import (
     MODEL,
     Array,
     clean,
-    dates,
     drawable,
+    fit_ticks,
     grid_of_axes,
     handles,
     is_date,
@@ -106,14 +106,12 @@ def _histograms(ax: Axes, real: pd.Series, drawn: pd.Series, column: Column) -> 
     edges = _edges(data if len(data) else model, model, column)
     for values, kind in ((data, "data"), (model, "model")):
         height = np.histogram(values, edges)[0] / (max(len(values), 1) * np.diff(edges))
-        shown = edges if not is_date(real) else dates(edges)
         if kind == "data":
-            ax.stairs(height, shown, fill=True, color=DATA, alpha=0.45, label="data")
+            ax.stairs(height, edges, fill=True, color=DATA, alpha=0.45, label="data")
         else:
-            ax.stairs(height, shown, color=MODEL, linewidth=1.8, label="model")
+            ax.stairs(height, edges, color=MODEL, linewidth=1.8, label="model")
     ax.set_ylabel("density per day" if is_date(real) else "density")
-    if is_date(real):
-        ax.tick_params(axis="x", rotation=35)
+    fit_ticks(ax.xaxis, column)
 
 
 def _edges(data: Array, model: Array, column: Column) -> Array:
@@ -143,7 +141,7 @@ def pairs(
     model : Density
     table : data frame
     columns : sequence of names, optional
-        Two to six; by default the first columns of numbers or dates, five at most.
+        Two to six; by default the first columns of numbers or five at most.
     rows : int
         Rows to show of either sort: equally many, so that the two can be compared.
     random_state : int
@@ -192,17 +190,17 @@ def _corner(
         for j, across in enumerate(names[: i + 1]):
             ax = axes[i, j]
             if i == j:
-                _diagonal(ax, *values[down])
+                _diagonal(ax, *values[down], model.schema_[down])
             else:
                 _cloud(ax, values[across], values[down], noise)
                 ax.set_ylim(_limits(values[down]))
-                _level_ticks(ax.yaxis, down, model)
+                fit_ticks(ax.yaxis, model.schema_[down])
             if 0 < j < i:
                 ax.tick_params(labelleft=False)
             ax.set_xlim(_limits(values[across]))
             ax.tick_params(labelsize="small")
             clean(ax)
-        _level_ticks(axes[d - 1, i].xaxis, down, model)
+        fit_ticks(axes[d - 1, i].xaxis, model.schema_[down])
         axes[d - 1, i].set_xlabel(wrapped(down))
         if i:
             axes[i, 0].set_ylabel(wrapped(down))
@@ -226,9 +224,14 @@ def _cloud(
     )  # fmt: skip
 
 
-def _diagonal(ax: Axes, real: Array, drawn: Array) -> None:
+def _diagonal(ax: Axes, real: Array, drawn: Array, column: Column) -> None:
     low, high = _limits((real, drawn))
     edges = np.linspace(low, high, 22)
+    if column.labelled:
+        edges = np.arange(len(column.levels or ()) + 1) - 0.5
+    elif column.kind == "count":
+        step = max(1, round((high - low) / 20))
+        edges = np.arange(np.floor(low), high + step, step) + 0.5
     for values, colour, fill in ((real, DATA, True), (drawn, MODEL, False)):
         values = values[np.isfinite(values)]
         height = np.histogram(values, edges)[0] / max(len(values), 1)
@@ -245,9 +248,3 @@ def _limits(both: tuple[Array, Array]) -> tuple[float, float]:
     low, high = float(values.min()), float(values.max())
     room = 0.04 * (high - low) or 0.5
     return low - room, high + room
-
-
-def _level_ticks(axis: Any, name: Hashable, model: Density) -> None:
-    levels = list(model.schema_[name].levels or ())
-    if model.schema_[name].labelled and len(levels) <= LEVELS:
-        axis.set_ticks(range(len(levels)), [short(level, 10) for level in levels])

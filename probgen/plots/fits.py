@@ -32,6 +32,8 @@ def loss(model: Density, ax: Axes | None = None) -> Axes:
     Axes
         Negative ELBO, nats a row, in encoded units.
     """
+    from matplotlib.ticker import MaxNLocator
+
     ax = own_axes(ax)
     results = model.results_
     for number, result in enumerate(results):
@@ -40,8 +42,8 @@ def loss(model: Density, ax: Axes | None = None) -> Axes:
         epochs = np.arange(1, len(result.losses) + 1)
         # shorter dashes on top: restarts that agree stay visible
         dashes = (0, (6, 3 * number)) if number else "-"
-        mark = "o" if len(epochs) < 15 else ""
-        ax.plot(epochs, result.losses, mark, color=colour, label=name, linestyle=dashes,
+        mark = "o" if len(epochs) < 15 else None
+        ax.plot(epochs, result.losses, marker=mark, color=colour, label=name, linestyle=dashes,
                 markersize=4)  # fmt: skip
         if len(result.validation):
             held = np.arange(1, len(result.validation) + 1)
@@ -50,7 +52,7 @@ def loss(model: Density, ax: Axes | None = None) -> Axes:
     low, high = ax.get_ylim()
     if high - low < FLAT:
         ax.set_ylim((low + high - FLAT) / 2, (low + high + FLAT) / 2)
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.ticklabel_format(axis="y", useOffset=False)
     done = sum(result.converged for result in results)
     ax.set_title(_verdict(done, results), fontsize="medium", loc="left")

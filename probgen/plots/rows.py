@@ -50,7 +50,9 @@ def surprisal(
     usual = model.surprisal(model.sample(samples, random_state=random_state)).to_numpy()
     finite = values[np.isfinite(values)]
     edges = np.histogram_bin_edges(np.concatenate([finite, usual]), bins=40)
-    ax.hist(finite, edges, density=True, color=DATA, alpha=0.45, label="rows of the table")
+    ax.hist(
+        finite, edges.tolist(), density=True, color=DATA, alpha=0.45, label="rows of the table"
+    )
     height = np.histogram(usual, edges, density=True)[0]
     ax.stairs(height, edges, color=MODEL, linewidth=1.8, label="rows that the model draws")
     top = ax.get_ylim()[1]

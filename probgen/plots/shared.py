@@ -101,9 +101,20 @@ def numbers(series: pd.Series) -> Array:
     return pd.to_numeric(seen).to_numpy(dtype=np.float64)
 
 
-def dates(days: Array) -> Array:
-    """Days since 1970 as dates."""
-    return (days * 86_400e3).astype("datetime64[ms]")
+def fit_ticks(axis: Any, column: Column) -> None:
+    """Ticks that suit the values of a column: levels by name, dates, whole numbers."""
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+    from matplotlib.ticker import MaxNLocator
+
+    levels = list(column.levels or ())
+    if column.labelled and len(levels) <= LEVELS:
+        axis.set_ticks(range(len(levels)), [short(level, 10) for level in levels])
+    elif column.kind == "date":  # matplotlib counts days since 1970 too
+        locator = AutoDateLocator(minticks=2, maxticks=5)
+        axis.set_major_locator(locator)
+        axis.set_major_formatter(ConciseDateFormatter(locator))
+    elif column.kind == "count":
+        axis.set_major_locator(MaxNLocator(5, integer=True))
 
 
 def positions(series: pd.Series, column: Column, noise: np.random.Generator) -> Array:

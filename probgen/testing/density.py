@@ -208,7 +208,7 @@ def mixed_rows_have_total_mass_one(subject: Subject) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         other = Independent(random_state=1, schema=model.schema_).fit(table)
-    n = 2000
+    n = 6000
     ratios = []
     for source in (model, other):
         rows = source.sample(n, random_state=2)

@@ -68,7 +68,7 @@ class Subject:
 
     def estimator(self, **settings: Any) -> Density:
         """A new unfitted estimator with some settings changed."""
-        made = self._make()
+        made = clone(self._make())
         known = made.get_params()
         return made.set_params(**{k: v for k, v in settings.items() if k in known})
 
@@ -110,7 +110,7 @@ class Subject:
 
 def _maker(make: Make) -> Callable[[], Density]:
     if isinstance(make, Density):
-        return lambda: clone(make)
+        return lambda: make
     if isinstance(make, type) and issubclass(make, Density):
         return make
     required = [
