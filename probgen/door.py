@@ -16,8 +16,8 @@ from probgen.schema import Schema
 from probgen.table import Encoded, encode, to_frame
 
 __all__ = [
-    "Given", "check_weight", "count_distinct", "fit_frame", "given_parts", "require_rows",
-    "score_frame",
+    "Given", "check_settings", "check_weight", "count_distinct", "fit_frame", "given_parts",
+    "require_rows", "score_frame",
 ]  # fmt: skip
 
 Given = Mapping[Any, Any] | pd.DataFrame | str | None
@@ -51,6 +51,22 @@ def score_frame(estimator: BaseEstimator, table: Any) -> pd.DataFrame:
     frame = to_frame(table)
     validate_data(estimator, frame, skip_check_array=True, reset=False)
     return frame
+
+
+def check_settings(estimator: BaseEstimator, **rules: tuple[str, ...] | int | float) -> None:
+    """Each setting is one of a tuple, a whole number from an int, or a number above a float."""
+    for name, rule in rules.items():
+        value = getattr(estimator, name)
+        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if isinstance(rule, tuple):
+            fits, needed = value in rule, f"one of {rule}"
+        elif isinstance(rule, int):
+            fits, needed = whole and value >= rule, f"a whole number, at least {rule}"
+        else:
+            number = whole or isinstance(value, float | np.floating)
+            fits, needed = number and rule < value < np.inf, f"a finite number above {rule:g}"
+        if not fits:
+            raise SchemaError(message(f"{name}={value!r}", needed, f"change {name}"))
 
 
 def check_weight(weight: Any, n: int) -> np.ndarray | None:

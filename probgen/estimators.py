@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,8 @@ from probgen import queries
 from probgen.batch import Batch
 from probgen.diagnostics.report import Report
 from probgen.door import (
-    Given, check_weight, count_distinct, fit_frame, given_parts, require_rows, score_frame,
+    Given, check_settings, check_weight, count_distinct, fit_frame, given_parts, require_rows,
+    score_frame,
 )  # fmt: skip
 from probgen.errors import NotSupported, SchemaError, message
 from probgen.families.mixture import Mixture
@@ -145,6 +146,7 @@ class Density(DensityMixin, BaseEstimator):
                 f"given={list(given)} in fit", "a family that conditions on context columns",
                 f"fit {type(self).__name__} to the whole table and pass given= to its verbs",
             ))  # fmt: skip
+        check_settings(self, draws=1)
         weight = check_weight(sample_weight, len(frame))
         training = self._training()
         schema = self.schema or Schema.infer(frame, self.columns, given, self.dequantise)
@@ -671,10 +673,11 @@ class GaussianMixture(Density):
         )  # fmt: skip
 
     def _check(self, encoded: Encoded) -> None:
-        if self.components < 1:
-            raise SchemaError(message(
-                f"components={self.components}", "at least 1", "pass a whole number from 1",
-            ))  # fmt: skip
+        check_settings(
+            self, components=1, covariance=get_args(Covariance), weights=("dirichlet", "dp"),
+            posterior=("auto", "gibbs", "mean_field"), concentration=0.0, mean_strength=0.0,
+            dof=0.0, spread=0.0, category_strength=0.0,
+        )  # fmt: skip
         distinct = count_distinct(encoded, self.components)
         if distinct < self.components:
             raise SchemaError(message(

@@ -227,7 +227,7 @@ class MixedRows(nn.Module):
         """Log density (n,) of the seen cells of each row, encoded units, float64."""
         out = torch.empty(len(x), dtype=torch.float64, device=x.device)
         for chunk in self.chunks(x.double(), seen, components):
-            out[chunk.at] = chunk.logits.logsumexp(-1)
+            out[chunk.at] = log_sum_exp(chunk.logits)[0]
         return out
 
     def responsibilities(self, x: Tensor, seen: Tensor, components: Components) -> Tensor:
@@ -253,12 +253,10 @@ class MixedRows(nn.Module):
         bound = torch.zeros((), dtype=torch.float64, device=x.device)
         for chunk in self.chunks(x, seen, components, exact=False):
             w = weight[chunk.at, None]
-            top = chunk.logits.amax(-1, keepdim=True)
-            r = (chunk.logits - top).exp_()
-            norm = r.sum(-1, keepdim=True)
-            bound += ((norm.log() + top) * w).sum()
+            total, share, norm = log_sum_exp(chunk.logits)
+            bound += total @ weight[chunk.at]
             # one exponential a cell serves the bound and the responsibilities
-            r = r.mul_(w / norm) if fixed is None else fixed[chunk.at] * w
+            r = share.mul_(w / norm) if fixed is None else fixed[chunk.at] * w
             self.gather(stats, chunk, r, components)
         return stats, bound
 
@@ -351,6 +349,19 @@ class MixedRows(nn.Module):
         for slot, log_w in components.leaves.items():
             out[:, slot] = self.leaf(slot).centre_of(share @ log_w.exp())
         return out
+
+
+def log_sum_exp(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(log sum (n,), exp(logits - largest) (n, k), their sum (n, 1)) over components.
+
+    Differences below -700 are cut there: exp of less is 0 or a denormal, ten times slower,
+    and adds nothing to a sum that is at least 1.
+    """
+    top = logits.amax(-1, keepdim=True)
+    # rows of density 0 under every component stay -inf instead of nan
+    share = (logits - top.clamp_min(-1e300)).clamp_min_(-700.0).exp_()
+    norm = share.sum(-1, keepdim=True)
+    return (norm.log() + top)[:, 0], share, norm
 
 
 class RowMixture(TorchDistribution):

@@ -298,11 +298,11 @@ class Schema:
             True where observed.
         """
         total = torch.zeros(x.shape[0], dtype=torch.float64, device=x.device)
+        every = bool(seen.all())
         for place, slot in enumerate(self.slots):
             if slot.kind == "real":
-                column = self.columns[slot.column]
-                cell = _log_slope(column, x[:, place])
-                total += torch.where(seen[:, place], cell, 0.0)
+                cell = _log_slope(self.columns[slot.column], x[:, place])
+                total += cell if every else torch.where(seen[:, place], cell, 0.0)
         return total
 
     def measure(self) -> dict[str, dict[str, Any]]:
@@ -350,10 +350,10 @@ class Schema:
 
 
 def _log_slope(column: Column, x: Tensor) -> Tensor:
-    """Log |d x / d value| at encoded x (n,), float64."""
+    """Log |d x / d value| at encoded x (n,), float64; () where it is the same everywhere."""
     slope = -math.log(column.scale)
     if column.kind not in ("positive", "unit", "bounded"):
-        return torch.full(x.shape, slope, dtype=torch.float64, device=x.device)
+        return torch.tensor(slope, dtype=torch.float64, device=x.device)
     u = x.double() * column.scale + column.loc
     if column.kind == "positive":
         return slope - u

@@ -11,6 +11,8 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import math
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -242,8 +244,9 @@ def _encode_real(
             at = values == atom
             x[at, 0] = code
             real &= ~at
-    legal = column.legal(values) & real
-    held = values[legal]
+    legal = real if column.support() == (-math.inf, math.inf) else column.legal(values) & real
+    every = bool(legal.all())  # the common case, without gathers
+    held = values if every else values[legal]
     if jitter is not None and column.grid:
         lower, upper = column.support()
         start = np.maximum(held - column.grid / 2, lower)
@@ -251,8 +254,10 @@ def _encode_real(
         # the middle of the unit interval only: an end could be an end of the support
         held = start + width * np.clip(jitter.random(len(held)), 1e-9, 1 - 1e-9)
     with np.errstate(over="ignore"):
-        standard = (column.forward(held) - column.loc) / column.scale
-    x[legal, -1] = np.clip(standard, -FARTHEST, FARTHEST)
+        standard = column.forward(held) - column.loc
+        standard /= column.scale
+    np.clip(standard, -FARTHEST, FARTHEST, out=standard)
+    x[slice(None) if every else legal, -1] = standard
     seen[:, -1] = real
     return real & ~legal
 
@@ -266,7 +271,8 @@ def _values(series: pd.Series, column: Column) -> tuple[Floats, Bools]:
         return np.full(len(series), np.nan), np.ones(len(series), bool)
     if need == "date":
         return _days(series, column)
-    values = cells.numbers(series)
+    # a column of a block of rows is strided: one copy, then every pass is fast
+    values = np.ascontiguousarray(cells.numbers(series))
     return values, np.isnan(values)
 
 

@@ -226,7 +226,7 @@ def _cloud(
 
 def _diagonal(ax: Axes, real: Array, drawn: Array, column: Column) -> None:
     low, high = _limits((real, drawn))
-    edges = np.linspace(low, high, 22)
+    edges: Array = np.linspace(low, high, 22)
     if column.labelled:
         edges = np.arange(len(column.levels or ()) + 1) - 0.5
     elif column.kind == "count":
