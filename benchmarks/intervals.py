@@ -101,7 +101,9 @@ def covered(
     return rates[0], rates[1]
 
 
-def coverage(d: int, n: int, k: int, simulations: int, covariance: str = "full", **setting) -> None:
+def coverage(
+    d: int, n: int, k: int, simulations: int, covariance: str = "full", **setting
+) -> None:
     """Coverage over truths drawn from the prior."""
     setting = {"components": k, "covariance": covariance, "draws": 200} | setting
     clock = time.perf_counter()

@@ -76,7 +76,9 @@ def same_start(n: int, d: int, k: int, seed: int) -> dict[str, float]:
     batch = Batch.of(torch.from_numpy(x))
     family.start_from(batch, torch.from_numpy(resp))
     clock = time.perf_counter()
-    result = fit(family, batch, Training(validation=0, tolerance=1e-3, random_state=0), start=False)
+    result = fit(
+        family, batch, Training(validation=0, tolerance=1e-3, random_state=0), start=False
+    )
     own_time = time.perf_counter() - clock
     own = float(family.exact_log_prob(Batch.of(torch.from_numpy(y)), None).mean())
     return {

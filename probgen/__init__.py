@@ -1,5 +1,6 @@
 """Probabilistic programming for tables: a data frame in, its joint density out."""
 
+from probgen.density import Density
 from probgen.errors import (
     ApproximationWarning,
     DataWarning,
@@ -9,7 +10,7 @@ from probgen.errors import (
     ProbgenError,
     SchemaError,
 )
-from probgen.estimators import Density, GaussianMixture, Independent
+from probgen.estimators import GaussianMixture, Independent
 from probgen.saving import load
 from probgen.schema import Column, Schema
 

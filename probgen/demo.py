@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 
 from probgen.datasets import penguins
-from probgen.estimators import Density, GaussianMixture, Independent
+from probgen.density import Density
+from probgen.estimators import GaussianMixture, Independent
 
 __all__ = ["main"]
 

@@ -46,7 +46,9 @@ class Wishart(dist.Wishart):
     """
 
     def rsample(
-        self, sample_shape: torch.Size = torch.Size(), max_try_correction: int | None = None  # noqa: B008
+        self,
+        sample_shape: torch.Size = torch.Size(),
+        max_try_correction: int | None = None,  # noqa: B008
     ) -> Tensor:
         """Draws by Bartlett's decomposition."""
         drawn = self._bartlett_sampling(torch.Size(sample_shape))

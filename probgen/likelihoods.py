@@ -91,6 +91,29 @@ class Chunk(NamedTuple):
         return self.piece.seen
 
 
+@dataclass
+class Kept:
+    """Pieces of training rows, with the rows they were cut from.
+
+    Holding the rows keeps their memory from being given to others: as long as this lives,
+    another minibatch cannot come to lie at the same address.
+    """
+
+    x: Tensor
+    seen: Tensor
+    version: int
+    pieces: list[Piece]
+
+    def fits(self, x: Tensor, seen: Tensor) -> bool:
+        """Whether the pieces are those of these rows."""
+        return (
+            self.x.data_ptr() == x.data_ptr()
+            and self.seen.data_ptr() == seen.data_ptr()
+            and self.x.shape == x.shape
+            and self.version == x._version
+        )
+
+
 class MixedRows(nn.Module):
     """k components over the slots of a schema.
 
@@ -136,7 +159,7 @@ class MixedRows(nn.Module):
                 self.real.append(i)
         block = FullNormals if covariance in ("full", "tied") else DiagonalNormals
         shared = covariance in ("tied", "spherical")
-        self._kept: tuple[tuple[int, ...], list[Piece]] | None = None
+        self._kept: Kept | None = None
         self.normals = block(k, len(self.real), shared, mean_strength, dof, spread)
 
     def leaf(self, slot: int) -> Leaf:
@@ -176,13 +199,12 @@ class MixedRows(nn.Module):
         """What chunks are made of; kept between the sweeps of a fit where that is small."""
         if exact:
             return self._cut(x, seen, exact)
-        key = (x.data_ptr(), seen.data_ptr(), len(x), x._version)
-        if self._kept is None or self._kept[0] != key:
+        if self._kept is None or not self._kept.fits(x, seen):
             width = sum(leaf.size for _, leaf in self.leaf_items())
             if not width or len(x) * width > KEEP_ELEMENTS:
                 return self._cut(x, seen, exact)
-            self._kept = key, list(self._cut(x, seen, exact))
-        return self._kept[1]
+            self._kept = Kept(x, seen, x._version, list(self._cut(x, seen, exact)))
+        return self._kept.pieces
 
     def forget(self) -> None:
         """Drop what was kept of the training rows."""

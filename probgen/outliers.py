@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from probgen import queries
 from probgen.batch import Batch
+from probgen.density import Density
 from probgen.errors import DataWarning, SchemaError, message
-from probgen.estimators import Density
 from probgen.table import Encoded, encode, to_frame
 
 __all__ = ["explain", "outliers"]

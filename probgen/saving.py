@@ -30,8 +30,8 @@ from torch import Tensor
 
 from probgen import estimators, queries, weights
 from probgen.batch import Batch
+from probgen.density import Density
 from probgen.errors import DataWarning, ModelFileError, NotSupported, message
-from probgen.estimators import Density
 from probgen.family import Family
 from probgen.fitting import FitResult, resolve_device
 from probgen.plain import checked, decode, encode

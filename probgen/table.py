@@ -6,12 +6,11 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
-
-import math
 
 import numpy as np
 import pandas as pd

@@ -308,8 +308,12 @@ BAD_WEIGHTS = {
 }
 for title, (weight, word) in BAD_WEIGHTS.items():
     CASES.append(
-        Case(25, f"weights_{title}", lambda make, w=weight: make().fit(table(), sample_weight=w),
-             Raises(SchemaError, (word, "do:")))  # fmt: skip
+        Case(
+            25,
+            f"weights_{title}",
+            lambda make, w=weight: make().fit(table(), sample_weight=w),
+            Raises(SchemaError, (word, "do:")),
+        )  # fmt: skip
     )
 
 
@@ -434,8 +438,12 @@ def no_samples(make):
 
 for bad in (-1, 2.5, "3", None, True):
     CASES.append(
-        Case(39, f"sample_{bad!r}", lambda make, n=bad: make().fit(real()).sample(n),
-             Raises(SchemaError, ("whole number",)))  # fmt: skip
+        Case(
+            39,
+            f"sample_{bad!r}",
+            lambda make, n=bad: make().fit(real()).sample(n),
+            Raises(SchemaError, ("whole number",)),
+        )  # fmt: skip
     )
 
 IMPOSSIBLE = {
@@ -448,8 +456,12 @@ IMPOSSIBLE = {
 }
 for title, (given, words) in IMPOSSIBLE.items():
     CASES.append(
-        Case(40, f"given_{title}", lambda make, g=given: quiet(make(), table()).sample(3, given=g),
-             Raises(SchemaError, words))  # fmt: skip
+        Case(
+            40,
+            f"given_{title}",
+            lambda make, g=given: quiet(make(), table()).sample(3, given=g),
+            Raises(SchemaError, words),
+        )  # fmt: skip
     )
 
 

@@ -190,9 +190,7 @@ def test_plateau_lowers_the_rate_and_cosine_reaches_zero():
     plateau = fit(NormalMixture(4, 3), train, Training(random_state=0, learning_rate=0.1), held)
     assert plateau.converged
     assert plateau.learning_rate < 0.1
-    cosine = fit(
-        NormalMixture(4, 3), train, replace(SHORT, schedule="cosine"), held, warn=False
-    )
+    cosine = fit(NormalMixture(4, 3), train, replace(SHORT, schedule="cosine"), held, warn=False)
     assert 0 < cosine.learning_rate < 0.001
 
 

@@ -35,12 +35,19 @@ ROWS = [
     {"family"},
     {"weights", "plain"},  # of a saved model
     {"elbo"},
-    {"engines", "fitting"},
+    {"training", "stopping"},
+    {"engines"},
+    {"loop"},
+    {"fitting"},
     {"families", "gibbs"},  # gibbs: posterior draws of the mixture
     {"queries"},
     # the faces
     {"diagnostics"},
     {"evaluation"},
+    {"door"},
+    {"verbs"},
+    {"density"},
+    {"selection"},
     {"estimators"},
     {"outliers"},
     {"saving"},
@@ -54,9 +61,10 @@ RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
 #: What a class hands over to a later module, imported inside the method: verbs of an estimator,
 #: and `Schema.infer`, which reads a table.
 HANDED_OVER = {
-    ("estimators", "outliers"),
-    ("estimators", "saving"),
-    ("estimators", "plots"),
+    ("verbs", "estimators"),
+    ("verbs", "outliers"),
+    ("verbs", "plots"),
+    ("density", "saving"),
     ("schema", "kinds"),
 }
 
@@ -77,7 +85,7 @@ KNOWN_BY = {
     "narwhals": FRAMES,
     "polars": FRAMES,
     "pyarrow": FRAMES,
-    "sklearn": FACES | LAST | {"fitting"},  # there for ConvergenceWarning
+    "sklearn": FACES | LAST | {"fitting", "loop", "training"},  # for ConvergenceWarning
     "arviz": ARVIZ | LAST,
     "matplotlib": ARVIZ | LAST,
     "pickle": set(),
@@ -170,11 +178,12 @@ def test_importing_the_package_is_light():
 
 @pytest.mark.parametrize("folder", ["probgen", "tests", "examples", "benchmarks"])
 def test_no_file_is_too_long(folder):
+    limit = 650 if folder == "tests" else 450  # tables of cases are read by row
     lengths = {
         str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines())
         for path in (ROOT / folder).rglob("*.py")
     }
-    assert {path: n for path, n in lengths.items() if n > 450} == {}
+    assert {path: n for path, n in lengths.items() if n > limit} == {}
 
 
 def test_a_wrong_import_is_seen(tmp_path, monkeypatch):

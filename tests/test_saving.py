@@ -17,7 +17,7 @@ from sklearn.exceptions import NotFittedError
 
 import probgen as pg
 from probgen import storage
-from probgen.estimators import Density
+from probgen.density import Density
 from tests.saved import edit, fitted, frame, score
 
 DATA = Path(__file__).parent / "data"

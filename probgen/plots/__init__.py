@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probgen.estimators import Density
+from probgen.density import Density
 from probgen.plots.columns import marginals, pairs
 from probgen.plots.fits import loss
 from probgen.plots.rows import surprisal, waterfall

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probgen.estimators import Density
+from probgen.density import Density
 from probgen.plots.shared import DATA, clean, own_axes
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from probgen.density import Density
 from probgen.errors import SchemaError, message
-from probgen.estimators import Density
 from probgen.plots.shared import DATA, GREY, MODEL, Array, cell, clean, own_axes, short
 from probgen.table import to_frame
 

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from probgen.density import Density
 from probgen.errors import SchemaError, message
-from probgen.estimators import Density
 from probgen.schema import Column
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit, logsumexp
 
+from probgen.density import Density
 from probgen.errors import DataWarning
-from probgen.estimators import Density, Independent
+from probgen.estimators import Independent
 from probgen.schema import Column
 from probgen.testing.subject import NotApplicable, Subject, check, close, gap, need
 

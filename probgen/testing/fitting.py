@@ -11,8 +11,8 @@ import pyro
 import torch
 from pandas.testing import assert_frame_equal
 
+from probgen.density import Density
 from probgen.errors import DataWarning
-from probgen.estimators import Density
 from probgen.testing.density import scores
 from probgen.testing.subject import NotApplicable, Subject, check, close, gap, need
 
@@ -151,7 +151,10 @@ def seen_cells_survive_imputation(subject: Subject) -> None:
         need(filled.index.equals(table.index), "another index")
         need((filled.dtypes == table.dtypes).all(), "other data types")
         need(filled.notna().to_numpy().all(), "holes are left")
-        need((filled.where(seen) == table.where(seen)).where(seen, True).to_numpy().all(), "cells moved")
+        need(
+            (filled.where(seen) == table.where(seen)).where(seen, True).to_numpy().all(),
+            "cells moved",
+        )
         need(np.isfinite(model.log_prob(filled)).all(), "a filled row has density 0")
 
 
@@ -179,7 +182,9 @@ def awkward_columns_are_borne(subject: Subject) -> None:
     drawn = model.sample(50, random_state=0)
     need((drawn["fixed"] == 7.5).all() and (drawn["word"] == "same").all(), "constants moved")
     need(drawn["empty"].isna().all(), "the all-missing column was filled")
-    need(np.isfinite(drawn[["a", "b", "twin", "double"]]).to_numpy().all(), "samples are not finite")
+    need(
+        np.isfinite(drawn[["a", "b", "twin", "double"]]).to_numpy().all(), "samples are not finite"
+    )
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         odd = model.log_prob(table.assign(fixed=8.0).iloc[:2])

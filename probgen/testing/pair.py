@@ -11,7 +11,7 @@ from pyro.infer import Trace_ELBO
 
 from probgen import queries
 from probgen.batch import Batch
-from probgen.estimators import Density
+from probgen.density import Density
 from probgen.family import Draws, Family
 from probgen.queries import Predictive
 from probgen.queries.draws import log_mean_exp
@@ -110,7 +110,9 @@ def completion_follows_the_model(subject: Subject) -> None:
         if family.exact_log_prob(Batch.of(torch.zeros(1, empty.seen.shape[1])), None) is None:
             raise NotApplicable("the family states no density of its own")
         values = [
-            queries.log_prob(own, _complete_rows(queries.sample(p, empty, generator), family)).value
+            queries.log_prob(
+                own, _complete_rows(queries.sample(p, empty, generator), family)
+            ).value
             for p in (own, plain)
         ]
         off = float(values[0].mean() - values[1].mean())

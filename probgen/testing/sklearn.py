@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from probgen.estimators import Density
+from probgen.density import Density
 
 __all__ = ["EXPECTED_FAILURES", "check_estimator"]
 

@@ -15,8 +15,8 @@ import torch
 from sklearn.base import clone
 
 from probgen.batch import Batch
+from probgen.density import Density
 from probgen.errors import SchemaError, message
-from probgen.estimators import Density
 from probgen.family import Family
 from probgen.schema import Schema
 from probgen.table import encode

@@ -147,7 +147,9 @@ def test_vague_priors_agree_with_scikit_learn_at_its_optimum():
     rng = np.random.default_rng(0)
     x = np.concatenate([rng.normal(0, 1, (4000, 3)), rng.normal(4, 0.5, (4000, 3))])
     peer = Peer(2, tol=1e-8, random_state=0).fit(x)
-    own = pg.GaussianMixture(2, spread=1e-3, tolerance=1e-8, random_state=0, posterior="mean_field").fit(x)
+    own = pg.GaussianMixture(
+        2, spread=1e-3, tolerance=1e-8, random_state=0, posterior="mean_field"
+    ).fit(x)
     gap = np.abs(own.score_samples(x) - peer.score_samples(x))
     assert gap.mean() < 2e-3
     assert abs(own.score(x) - peer.score(x)) < 1e-3
@@ -172,7 +174,9 @@ def test_stochastic_updates_come_near_the_full_ones():
     full = pg.GaussianMixture(2, random_state=0, posterior="mean_field").fit(x)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        small = pg.GaussianMixture(2, batch_size=500, max_epochs=10, random_state=0, posterior="mean_field").fit(x)
+        small = pg.GaussianMixture(
+            2, batch_size=500, max_epochs=10, random_state=0, posterior="mean_field"
+        ).fit(x)
     assert small.score(x) == pytest.approx(full.score(x), abs=0.01)
 
 

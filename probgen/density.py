@@ -1,0 +1,252 @@
+"""The scikit-learn face of every density: fields are parameters, `fit`, scores and files."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import warnings
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, DensityMixin
+from sklearn.utils.validation import check_is_fitted
+
+from probgen import queries
+from probgen.batch import Batch
+from probgen.door import check_settings, check_weight, fit_frame, require_rows, score_frame
+from probgen.errors import NotSupported, message
+from probgen.family import Family
+from probgen.fitting import FitResult, Training, fit_starts, resolve_device, split
+from probgen.queries import Predictive
+from probgen.schema import Schema
+from probgen.session import spawn_seeds
+from probgen.table import Encoded, encode
+from probgen.verbs import Verbs
+
+__all__ = ["Density"]
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class Density(Verbs, DensityMixin, BaseEstimator):
+    """Base of all estimators: fields are the parameters, verbs are the questions.
+
+    Parameters
+    ----------
+    max_epochs : int
+        Passes over the table at most.
+    patience : int
+        Epochs without improvement on held-out rows after which training stops.
+    validation : float
+        Share of rows held out for early stopping; 0 trains on all rows.
+    tolerance : float
+        Improvement of the loss (nats a row) that counts.
+    starts : int
+        Short runs from different starting values, of which the best is trained on.
+    restarts : int
+        Full fits from different seeds, all kept; the density is their equal mixture.
+    draws : int
+        Posterior draws of the global parameters, for intervals and ArviZ.
+    device : str
+        "auto" uses a GPU where there is one.
+    random_state : int, optional
+        Seed; None takes a fresh one, recorded in ``result_.seed``.
+    progress : bool
+        Show a progress bar.
+    columns : dict, optional
+        Kinds by column name that override inference (see `probgen.Schema.infer`).
+    schema : Schema, optional
+        A schema to use instead of inferring one: densities that are compared share one.
+    dequantise : bool
+        Whether rounded columns are spread over their grid cells in training.
+
+    Attributes
+    ----------
+    schema_ : Schema
+        What the columns are.
+    members_ : list of Family
+        The fitted pair of each restart.
+    results_ : list of FitResult
+        What happened in each fit.
+    result_ : FitResult
+        The same of the first restart.
+    converged_ : bool
+        Whether every restart converged.
+    n_features_in_, feature_names_in_
+        As in scikit-learn.
+    """
+
+    max_epochs: int = 500
+    patience: int = 25
+    validation: float = 0.0
+    tolerance: float = 1e-3
+    starts: int = 1
+    restarts: int = 1
+    draws: int = 100
+    device: str = "auto"
+    random_state: int | None = None
+    progress: bool = False
+    columns: Mapping[Hashable, Any] | None = None
+    schema: Schema | None = None
+    dequantise: bool = True
+
+    #: the family that `_make` builds
+    family: ClassVar[type[Family]]
+
+    # --- fitting --------------------------------------------------------------------
+
+    def fit(
+        self,
+        X: Any,  # noqa: N803 - scikit-learn's name
+        y: object = None,
+        sample_weight: Any = None,
+        given: Sequence[Hashable] = (),
+    ) -> Self:
+        """Fit the density of a table.
+
+        Parameters
+        ----------
+        X : data frame or array of n rows
+            pandas, polars, Arrow, a dict of columns or a two-dimensional array. NaN means
+            "not observed". Never changed.
+        y : ignored
+        sample_weight : array (n,), optional
+            Frequency weights: weight 2 equals the row twice.
+        given : sequence of column names
+            Columns to condition on and never to model; families that model the joint
+            refuse it and take ``given`` in the verbs instead.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        SchemaError
+            If the table cannot be read; the message names columns and rows.
+        FitError
+            If training found no usable model.
+        """
+        frame = fit_frame(self, X)
+        if given and not self.family.takes_context:
+            raise NotSupported(message(
+                f"given={list(given)} in fit", "a family that conditions on context columns",
+                f"fit {type(self).__name__} to the whole table and pass given= to its verbs",
+            ))  # fmt: skip
+        check_settings(self, draws=0)
+        weight = check_weight(sample_weight, len(frame))
+        training = self._training()
+        schema = self.schema or Schema.infer(frame, self.columns, given, self.dequantise)
+        seeds = spawn_seeds(training.random_state or 0, 2)
+        encoded = encode(frame, schema, jitter=np.random.default_rng(seeds[0]))
+        require_rows(encoded, weight)
+        self._check(encoded)
+        device = resolve_device(self.device)
+        batch = self._batch(encoded, device, weight)
+        held = None
+        if self.validation:
+            batch, held = split(batch, self.validation, torch.Generator().manual_seed(seeds[1]))
+        with warnings.catch_warnings():
+            fits = fit_starts(lambda: self._make(schema).to(device), batch, training, held)
+        self._install(schema, fits)
+        return self
+
+    def _install(self, schema: Schema, fits: list[tuple[Family, FitResult]]) -> None:
+        """Learned attributes from fitted members."""
+        self.schema_ = schema
+        self.members_ = [family for family, _ in fits]
+        for member in self.members_[1:]:
+            member.align(self.members_[0])
+        self.results_ = [result for _, result in fits]
+        self.result_ = self.results_[0]
+        self.converged_ = all(result.converged for result in self.results_)
+        self.__dict__.pop("_with_draws", None)
+
+    def _training(self) -> Training:
+        """The fields that the training loop knows, under the same names."""
+        own = {f.name for f in fields(Training)}
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name in own}
+        state = values["random_state"]
+        if isinstance(state, np.random.RandomState):
+            values["random_state"] = int(state.randint(2**31))
+        elif state is None:
+            values["random_state"] = secrets.randbits(31)
+        return Training(**values)
+
+    def _make(self, schema: Schema) -> Family:
+        """A new family over the slots of a schema."""
+        raise TypeError(f"{type(self).__name__} must define _make(schema)")
+
+    def _check(self, encoded: Encoded) -> None:
+        """Refuse settings that these rows cannot bear."""
+
+    def _batch(
+        self, encoded: Encoded, device: torch.device, weight: np.ndarray | None = None
+    ) -> Batch:
+        def tensor(value: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(value).to(device)
+
+        context = tensor(encoded.context) if encoded.context.shape[1] else None
+        return Batch.of(
+            tensor(encoded.x), tensor(encoded.seen),
+            None if weight is None else tensor(weight), context=context,
+        )  # fmt: skip
+
+    # --- the predictive ---------------------------------------------------------------
+
+    @property
+    def _device(self) -> torch.device:
+        tensors = self.members_[0].tensors().values()
+        return next((t.device for t in tensors), torch.device("cpu"))
+
+    def _predictive(self, posterior: bool = True) -> Predictive:
+        """What every verb uses: closed forms need no draws."""
+        if posterior and self.family.closed_form:
+            return Predictive(self.members_, [{} for _ in self.members_])
+        return self._with_draws if posterior else self._with_draws.at_point()
+
+    @cached_property
+    def _with_draws(self) -> Predictive:
+        """Members with their draws: equal at every call, so threads may race for it."""
+        draws = [
+            queries.draw_globals(member, max(1, self.draws), seed=result.seed)
+            for member, result in zip(self.members_, self.results_, strict=True)
+        ]
+        return Predictive(self.members_, draws)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__().copy()
+        state.pop("_with_draws", None)
+        return state
+
+    def score_samples(self, X: Any) -> np.ndarray:  # noqa: N803
+        """Log density (n,) of rows with exactly the fitted columns; NaN cells integrated out."""
+        check_is_fitted(self)
+        frame = score_frame(self, X)
+        with warnings.catch_warnings():
+            return self.log_prob(frame).to_numpy()
+
+    def score(self, X: Any, y: object = None, sample_weight: Any = None) -> float:  # noqa: N803
+        """Mean log density a row, nats, weighted by `sample_weight`."""
+        values = self.score_samples(X)
+        weight = check_weight(sample_weight, len(values))
+        return float(np.average(values, weights=weight))
+
+    # --- files --------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model to a folder (or one file, if the name ends in .zip), atomically."""
+        from probgen.saving import save
+
+        check_is_fitted(self)
+        save(self, path)
+
+    # --- scikit-learn -------------------------------------------------------------------
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = self.family.holes != "refuse"
+        return tags
