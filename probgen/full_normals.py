@@ -1,4 +1,4 @@
-"""k normals with full or tied covariances; rows are worked out by pattern of holes.
+"""k normals with full or tied covariances and a normal-Wishart prior.
 
 Hidden cells are integrated out: a row's seen slots have the marginal normal, and in
 training its hidden ones enter by their conditional mean and covariance (Ghahramani and
@@ -9,33 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from probgen.holes import Marginals, Patterns, pattern_groups
 from probgen.leaves import gamma_draws
-from probgen.normals import LOG_2PI, Kernel, Moments, Normals, student
+from probgen.normals import Kernel, Moments, Normals, cholesky
+from probgen.whole_rows import WholeRows, moments_of
 
-__all__ = ["FullNormals", "pattern_groups"]
-
-
-def pattern_groups(seen: Tensor) -> Iterator[tuple[Tensor | slice, Tensor]]:
-    """Rows (indices, or all of them) that share a pattern of seen slots, and the pattern (d,)."""
-    n, d = seen.shape
-    if bool(seen.all()):
-        yield slice(0, n), torch.ones(d, dtype=torch.bool, device=seen.device)
-        return
-    if d <= 62:
-        powers = 2 ** torch.arange(d, device=seen.device)
-        code = (seen * powers).sum(-1)
-        values, back, sizes = code.unique(return_inverse=True, return_counts=True)
-        patterns = (values[:, None] & powers) > 0
-    else:
-        patterns, back, sizes = seen.unique(dim=0, return_inverse=True, return_counts=True)
-    order = back.argsort(stable=True)
-    yield from zip(order.split(sizes.tolist()), patterns, strict=True)
+__all__ = ["FullNormals"]
 
 
 class Wishart(dist.Wishart):
@@ -101,7 +85,7 @@ class FullNormals(Normals):
         if self.shared:
             spread, dof = spread.sum(0, keepdim=True), self.dof + s.count.sum(0, keepdim=True)
         inverse = self.prior_scale() + 0.5 * (spread + spread.mT)
-        return strength, mean, dof, _cholesky(inverse)
+        return strength, mean, dof, cholesky(inverse)
 
     def expected(self) -> Kernel:
         """exp(E log N) under the posterior: the kernel of the variational responsibilities."""
@@ -199,238 +183,22 @@ class FullNormals(Normals):
 
     # --- rows -----------------------------------------------------------------------
 
-    def groups(self, seen: Tensor) -> Iterator[tuple[Tensor | slice, Tensor]]:
-        """Rows that are worked out together, and their pattern."""
-        return pattern_groups(seen)
+    def groups(self, seen: Tensor) -> Iterator[tuple[Tensor | slice, Patterns | None]]:
+        """Rows that are worked out together, and their patterns of holes."""
+        return pattern_groups(seen, self.k)
 
-    def prepare(self, kernel: Kernel, pattern: Tensor, exact: bool = True) -> _Split:
-        """What is the same for all rows of a pattern. `exact` whitens; else quadratic features.
-
-        Features are faster and lose digits where a component is much smaller than the
-        table, so they serve training and never scoring.
-        """
-        split = _Split.of(kernel, pattern)
-        if split.complete and kernel.dof is None and not exact:
-            split.weights = _quadratic_weights(kernel)
-        return split
-
-    def log_rows(self, x: Tensor, seen: Tensor, cond: _Split) -> Tensor:
-        """Log density (n, k) of the seen slots of rows x (n, d) of one pattern."""
-        if cond.weights is not None:
-            cond.features = quadratic_features(x)
-            return (cond.weights @ cond.features).T
-        return _log_density(cond.quad(x), cond.log_det, cond.d_seen, cond.kernel)
-
-    def accumulate(self, x: Tensor, seen: Tensor, r: Tensor, cond: _Split) -> Moments:
-        """Expected statistics of rows that share a pattern, with responsibilities r (n, k)."""
-        k, d = self.k, self.d
-        if cond.complete:
-            features = quadratic_features(x) if cond.features is None else cond.features
-            sums = (features @ r).T
-            return _unpack(sums, d)
-        filled = cond.fill(x)  # (k, n, d)
-        weighted = filled * r.T[:, :, None]
-        second = weighted.mT @ filled
-        count = r.sum(0)
-        second = second + count[:, None, None] * cond.hidden_covariance(d)
-        return Moments(count, weighted.sum(1).reshape(k, d), second)
+    def prepare(
+        self, kernel: Kernel, patterns: Patterns | None, exact: bool = True
+    ) -> WholeRows | Marginals:
+        """What is the same for all rows of a group; `exact` where digits matter (scoring)."""
+        return WholeRows(kernel, exact) if patterns is None else Marginals(kernel, patterns)
 
     def gather_hard(self, x: Tensor, seen: Tensor, r: Tensor) -> Moments:
         """Statistics of rows without holes, with responsibilities r (n, k)."""
-        return _unpack((quadratic_features(x) @ r).T, self.d)
-
-    def fill(
-        self, x: Tensor, seen: Tensor, label: Tensor, cond: _Split, g: torch.Generator
-    ) -> Tensor:
-        """x (n, d) with its unseen slots drawn given the seen ones and the component."""
-        if cond.complete:
-            return x
-        out = x.clone()
-        hidden = (~cond.pattern).nonzero()[:, 0]
-        for k in label.unique().tolist():
-            rows = label == k
-            out[rows.nonzero(), hidden] = cond.draw_hidden(x[rows], k, g)
-        return out
-
-    def expect(self, x: Tensor, seen: Tensor, cond: _Split) -> Tensor:
-        """(k, n, d): x with its unseen slots at their mean given the seen ones."""
-        return x.expand(self.k, -1, -1) if cond.complete else cond.fill(x)
-
-
-@dataclass
-class _Split:
-    """k kernels split into the seen and the hidden slots of one pattern."""
-
-    complete: bool
-    d_seen: int
-    mean_seen: Tensor
-    mean_hidden: Tensor
-    root: Tensor  # (k, o, o) lower: precision of the seen slots = root root'
-    log_det: Tensor  # (k,) log determinant of the precision of the seen slots
-    regression: Tensor  # (k, h, o)
-    covariance: Tensor  # (k, h, h) of hidden given seen
-    pattern: Tensor
-    kernel: Kernel
-    weights: Tensor | None = None  # (k, features) where quadratic features are used
-    features: Tensor | None = None  # of the last rows scored, for `accumulate`
-    _cut: list[tuple[int, int, Tensor]] | None = None
-
-    @classmethod
-    def of(cls, kernel: Kernel, pattern: Tensor) -> _Split:
-        seen, hidden = pattern.nonzero()[:, 0], (~pattern).nonzero()[:, 0]
-        precision, mean = kernel.precision, kernel.mean
-        k = precision.shape[0]
-        empty = precision.new_zeros(k, 0, 0)
-        if not len(hidden):
-            root = torch.linalg.cholesky(precision)
-            return cls(
-                True, len(seen), mean, mean[:, :0], root, _log_det(root), empty, empty, pattern,
-                kernel,
-            )  # fmt: skip
-        # marginal precision: P_oo - P_oh P_hh^-1 P_ho; hidden given seen has precision P_hh
-        hh = torch.linalg.cholesky(precision[:, hidden][:, :, hidden])
-        covariance = torch.cholesky_inverse(hh)
-        if not len(seen):
-            return cls(
-                False, 0, mean[:, :0], mean, empty, precision.new_zeros(k),
-                precision.new_zeros(k, len(hidden), 0), covariance, pattern, kernel,
-            )  # fmt: skip
-        ho = precision[:, hidden][:, :, seen]
-        regression = -covariance @ ho
-        oo = precision[:, seen][:, :, seen] + ho.mT @ regression
-        root = _cholesky(0.5 * (oo + oo.mT))
-        return cls(
-            False, len(seen), mean[:, seen], mean[:, hidden], root, _log_det(root),
-            regression, covariance, pattern, kernel,
-        )  # fmt: skip
-
-    def quad(self, x: Tensor) -> Tensor:
-        """Squared Mahalanobis distance (n, k) of the seen slots."""
-        k, o = self.mean_seen.shape
-        # a row of ones carries the shift: cheaper than adding it to every product
-        values = x.new_ones(o + 1, len(x))
-        values[:o] = (x if self.complete else x[:, self.pattern]).T
-        total = x.new_zeros(k, len(x))
-        for first, width, weight in self._blocks():
-            white = weight @ values[first:]
-            total += white.square_().view(k, width, -1).sum(1)
-        return total.T
-
-    def _blocks(self) -> list[tuple[int, int, Tensor]]:
-        """(first row, width, weights (k * width, o + 1 - first)) of the whitening.
-
-        The root is lower triangular, so a block of its columns needs only the rows from its
-        first on: four blocks save three eighths of the multiplications. The last column
-        holds the shift.
-        """
-        if self._cut is None:
-            o = self.d_seen
-            step = max(4, -(-o // 4))
-            self._cut = []
-            for first in range(0, o, step):
-                width = min(step, o - first)
-                part = self.root[:, first:, first : first + width]
-                shift = torch.einsum("kij,ki->kj", part, self.mean_seen[:, first:])
-                weight = torch.cat([part.mT, -shift[..., None]], -1)
-                self._cut.append((first, width, weight.reshape(-1, o - first + 1).contiguous()))
-        return self._cut
-
-    def centred_hidden(self, x: Tensor) -> Tensor:
-        """E[hidden | seen] (k, n, h)."""
-        gap = x[:, self.pattern] - self.mean_seen[:, None]
-        return self.mean_hidden[:, None] + gap @ self.regression.mT
-
-    def fill(self, x: Tensor) -> Tensor:
-        """x repeated for each component with hidden slots at their expectation (k, n, d)."""
-        out = x.expand(self.mean_seen.shape[0], -1, -1).clone()
-        out[:, :, ~self.pattern] = self.centred_hidden(x)
-        return out
-
-    def hidden_covariance(self, d: int) -> Tensor:
-        """Covariance of hidden given seen inside a (k, d, d) matrix of zeros."""
-        out = self.covariance.new_zeros(self.covariance.shape[0], d, d)
-        hidden = (~self.pattern).nonzero()[:, 0]
-        out[:, hidden[:, None], hidden] = self.covariance
-        return out
-
-    def draw_hidden(self, x: Tensor, k: int, g: torch.Generator) -> Tensor:
-        """Hidden slots (n, h) drawn given the seen ones for rows of component k."""
-        gap = x[:, self.pattern] - self.mean_seen[k]
-        mean = self.mean_hidden[k] + gap @ self.regression[k].T
-        root = torch.linalg.cholesky(self.covariance[k])
-        eps = torch.randn(mean.shape, generator=g, dtype=mean.dtype, device=mean.device)
-        step = eps @ root.T
-        if self.kernel.dof is not None:  # a t given part of itself is a t with more degrees
-            dof = self.kernel.dof[k]
-            distance = (gap @ self.root[k]).square().sum(-1)
-            chi = 2 * gamma_draws((0.5 * (dof + self.d_seen)).expand(len(x)), g)
-            step = step * ((dof + distance) / chi).sqrt()[:, None]
-        return mean + step
-
-
-def quadratic_features(x: Tensor) -> Tensor:
-    """(1 + d + d (d + 1) / 2, n): one, the values, and their pairwise products.
-
-    Features come first: each is then written, and read by the products, in one stretch.
-    """
-    n, d = x.shape
-    out = x.new_empty(1 + d + d * (d + 1) // 2, n)
-    out[0] = 1.0
-    values = out[1 : 1 + d]
-    values.copy_(x.T)
-    row = 1 + d
-    for i in range(d):
-        torch.mul(values[i:], values[i], out=out[row : row + d - i])
-        row += d - i
-    return out
-
-
-def _quadratic_weights(kernel: Kernel) -> Tensor:
-    """Weights (k, 1 + d + d (d + 1) / 2) that turn quadratic features into log densities."""
-    p, m = kernel.precision, kernel.mean
-    d = m.shape[1]
-    i, j = torch.triu_indices(d, d, device=m.device)
-    linear = torch.einsum("kij,kj->ki", p, m)
-    const = (
-        kernel.log_const + 0.5 * _log_det(_cholesky(p)) - 0.5 * d * LOG_2PI
-        - 0.5 * (linear * m).sum(-1)
-    )  # fmt: skip
-    products = p[:, i, j] * torch.where(i == j, -0.5, -1.0)
-    return torch.cat([const[:, None], linear, products], 1)
-
-
-def _unpack(sums: Tensor, d: int) -> Moments:
-    """Moments from responsibilities' sums (k, 1 + d + d (d + 1) / 2) of quadratic features."""
-    i, j = torch.triu_indices(d, d, device=sums.device)
-    second = sums.new_zeros(len(sums), d, d)
-    second[:, i, j] = sums[:, 1 + d :]
-    second[:, j, i] = sums[:, 1 + d :]
-    return Moments(sums[:, 0], sums[:, 1 : 1 + d], second)
-
-
-def _log_density(quad: Tensor, log_det: Tensor, d_seen: int, kernel: Kernel) -> Tensor:
-    if kernel.dof is not None:
-        return student(quad, log_det, d_seen, kernel.dof)
-    return quad.mul_(-0.5).add_(0.5 * log_det - 0.5 * d_seen * LOG_2PI + kernel.log_const)
+        return moments_of(x, r)
 
 
 def _digamma_sum(dof: Tensor, d: int) -> Tensor:
     """Multivariate digamma at dof / 2."""
     steps = torch.arange(d, device=dof.device)
     return torch.digamma(0.5 * (dof[..., None] - steps)).sum(-1)
-
-
-def _log_det(root: Tensor) -> Tensor:
-    return 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-
-
-def _cholesky(matrix: Tensor) -> Tensor:
-    """Cholesky with the least relative jitter that works: collinear columns are a real case."""
-    root, info = torch.linalg.cholesky_ex(matrix)
-    jitter = 1e-12
-    while bool((info > 0).any()) and jitter < 1e-3:
-        scale = matrix.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(1e-300)
-        bump = torch.diag_embed((jitter * scale)[..., None].expand(matrix.shape[:-1]))
-        root, info = torch.linalg.cholesky_ex(matrix + bump)
-        jitter *= 10
-    return root

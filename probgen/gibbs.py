@@ -82,7 +82,7 @@ def _gather_hard(
     if stats.moments is not None:
         block, on = rows.block(chunk.x), rows.block(chunk.seen)
         if rows.normals.needs_filling and not bool(on.all()):
-            block = rows.normals.fill(block, on, label, chunk.prepared, generator)
+            block = chunk.prepared.fill(block, on, label, generator)
             on = torch.ones_like(on)
         stats.moments += rows.normals.gather_hard(block, on, r)
     for slot, total in stats.leaves.items():

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from probgen.full_normals import FullNormals
+from probgen.holes import Patterns
 from probgen.leaves import CategoryLeaf, CountLeaf, Leaf, Look, RealLeaf, pick
 from probgen.normals import DiagonalNormals, Kernel, Moments
 from probgen.schema import Slot
@@ -64,7 +65,7 @@ class Piece(NamedTuple):
     at: Tensor | slice
     x: Tensor
     seen: Tensor
-    pattern: Tensor
+    patterns: Patterns | None
     looks: dict[int, Glance]
 
 
@@ -187,11 +188,12 @@ class MixedRows(nn.Module):
         self, x: Tensor, seen: Tensor, components: Components, exact: bool = True
     ) -> Iterator[Chunk]:
         """Every row once, in chunks of bounded memory, rows of one pattern together."""
-        pattern, prepared = None, None
+        patterns, prepared = None, None
         for piece in self._pieces(x, seen, exact):
-            if components.kernel is not None and piece.pattern is not pattern:
-                pattern = piece.pattern
-                prepared = self.normals.prepare(components.kernel, pattern, exact)
+            fresh = prepared is None or piece.patterns is not patterns
+            if components.kernel is not None and fresh:
+                patterns = piece.patterns
+                prepared = self.normals.prepare(components.kernel, patterns, exact)
             logits = self._logits(piece, components, prepared)
             yield Chunk(piece, logits, prepared)
 
@@ -216,7 +218,7 @@ class MixedRows(nn.Module):
         widest = max([k * max(1, d if exact else 1), pairs]
                      + [leaf.size for _, leaf in self.leaf_items()])  # fmt: skip
         step = max(256, CHUNK_ELEMENTS // widest)
-        for rows, pattern in self.normals.groups(self.block(seen)):
+        for rows, patterns in self.normals.groups(self.block(seen)):
             n = rows.stop if isinstance(rows, slice) else len(rows)
             for start in range(0, n, step):
                 part = slice(start, min(n, start + step))
@@ -228,14 +230,13 @@ class MixedRows(nn.Module):
                     hit = None if bool(mask.all()) else mask.nonzero()[:, 0]
                     own = values[:, slot] if hit is None else values[hit, slot]
                     looks[slot] = Glance(hit, leaf.look(own))
-                yield Piece(at, values, on, pattern, looks)
+                own_patterns = None if patterns is None else patterns.take(part)
+                yield Piece(at, values, on, own_patterns, looks)
 
     def _logits(self, piece: Piece, components: Components, prepared: Any) -> Tensor:
         logits = components.log_weights.expand(len(piece.x), self.k)
         if prepared is not None:
-            logits = logits + self.normals.log_rows(
-                self.block(piece.x), self.block(piece.seen), prepared
-            )
+            logits = logits + prepared.log_rows(self.block(piece.x), self.block(piece.seen))
         for slot, log_w in components.leaves.items():
             glance = piece.looks[slot]
             log_p = self.leaf(slot).log_prob(glance.look, log_w)
@@ -295,8 +296,8 @@ class MixedRows(nn.Module):
         """Add the expected statistics of a chunk with weighted responsibilities r (rows, k)."""
         stats.weights += r.sum(0)
         if stats.moments is not None:
-            stats.moments += self.normals.accumulate(
-                self.block(chunk.x), self.block(chunk.seen), r, chunk.prepared
+            stats.moments += chunk.prepared.accumulate(
+                self.block(chunk.x), self.block(chunk.seen), r
             )
         for slot, total in stats.leaves.items():
             rows, look = chunk.piece.looks[slot]
@@ -333,8 +334,8 @@ class MixedRows(nn.Module):
         """The rows of a chunk with unseen cells drawn given their component."""
         out = chunk.x.clone()
         if chunk.prepared is not None:
-            out[:, self.real] = self.normals.fill(
-                self.block(chunk.x), self.block(chunk.seen), label, chunk.prepared, generator
+            out[:, self.real] = chunk.prepared.fill(
+                self.block(chunk.x), self.block(chunk.seen), label, generator
             )
         for slot, log_w in components.leaves.items():
             off = ~chunk.seen[:, slot]
@@ -349,10 +350,8 @@ class MixedRows(nn.Module):
             r = chunk.logits.softmax(-1)
             filled = chunk.x.clone()
             if chunk.prepared is not None:
-                each = self.normals.expect(
-                    self.block(chunk.x), self.block(chunk.seen), chunk.prepared
-                )
-                mean = torch.einsum("nk,knd->nd", r, each)
+                each = chunk.prepared.expect(self.block(chunk.x), self.block(chunk.seen))
+                mean = torch.einsum("nk,nkd->nd", r, each)
                 filled[:, self.real] = torch.where(
                     self.block(chunk.seen), self.block(chunk.x), mean
                 )

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from probgen.leaves import gamma_draws
 
-__all__ = ["DiagonalNormals", "Kernel", "Moments", "Normals", "student"]
+__all__ = ["DiagonalNormals", "Kernel", "Moments", "Normals", "cholesky", "log_det_of", "log_kernel"]
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -66,6 +66,13 @@ class Kernel:
     precision: Tensor
     log_const: Tensor
     dof: Tensor | None = None
+    _covariance: Tensor | None = None
+
+    def covariance(self) -> Tensor:
+        """Inverse of full precisions (k, d, d); of a t, its scale matrix."""
+        if self._covariance is None:
+            self._covariance = torch.cholesky_inverse(cholesky(self.precision))
+        return self._covariance
 
 
 class Normals(nn.Module):
@@ -208,58 +215,61 @@ class DiagonalNormals(Normals):
         """Precisions (k, d) from the value of their site."""
         return precision.expand(self.k, self.d)
 
-    # --- rows: any pattern at once, `seen` takes the place of the pattern -------------
+    # --- rows -----------------------------------------------------------------------
 
-    def groups(self, seen: Tensor) -> Iterator[tuple[Tensor | slice, Tensor]]:
-        """All rows at once: a product needs no pattern."""
-        yield slice(0, len(seen)), torch.ones(self.d, dtype=torch.bool, device=seen.device)
+    def groups(self, seen: Tensor) -> Iterator[tuple[Tensor | slice, None]]:
+        """All rows at once: a product needs no patterns."""
+        yield slice(0, len(seen)), None
 
-    def prepare(self, kernel: Kernel, pattern: Tensor, exact: bool = True) -> _Product:
-        """What is the same for all rows."""
-        plain = kernel.dof is None and not exact
-        return _Product(kernel, self._weights(kernel) if plain else None)
-
-    def log_rows(self, x: Tensor, seen: Tensor, cond: _Product) -> Tensor:
-        """Log density (n, k) of the seen slots of rows x (n, d)."""
-        if cond.weights is not None:
-            return _diagonal_features(x, seen) @ cond.weights.T
-        kernel = cond.kernel
-        if kernel.dof is None:
-            root = kernel.precision.sqrt()
-            gap = (x[:, None] * root - kernel.mean * root).square_().mul_(-0.5)
-            const = 0.5 * (kernel.precision.log() - LOG_2PI) + kernel.log_const
-            return torch.einsum("nkd,nd->nk", gap + const, seen.to(x.dtype))
-        gap = (x[:, None] - kernel.mean).square_().mul_(kernel.precision) * seen[:, None]
-        if self.shared:
-            d_seen = seen.sum(-1, keepdim=True)
-            log_det = seen.double() @ kernel.precision.log().T
-            return student(gap.sum(-1), log_det, d_seen, kernel.dof[:, 0])
-        each = student(gap, kernel.precision.log(), 1, kernel.dof)
-        return (each * seen[:, None]).sum(-1)
-
-    def _weights(self, kernel: Kernel) -> Tensor:
-        p, m = kernel.precision, kernel.mean
-        const = kernel.log_const + 0.5 * (p.log() - LOG_2PI) - 0.5 * p * m.square()
-        return torch.cat([-0.5 * p, p * m, const], -1)
-
-    def accumulate(self, x: Tensor, seen: Tensor, r: Tensor, cond: _Product) -> Moments:
-        """Expected statistics of the seen cells, with responsibilities r (n, k)."""
-        return self.gather_hard(x, seen, r)
+    def prepare(self, kernel: Kernel, patterns: None, exact: bool = True) -> ProductRows:
+        """What is the same for all rows; `exact` where digits matter (scoring)."""
+        return ProductRows(kernel, self.shared, exact)
 
     def gather_hard(self, x: Tensor, seen: Tensor, r: Tensor) -> Moments:
         """Statistics of the seen cells, with responsibilities r (n, k)."""
         second, first, count = (r.T @ _diagonal_features(x, seen)).split(self.d, -1)
         return Moments(count, first, second)
 
-    def expect(self, x: Tensor, seen: Tensor, cond: _Product) -> Tensor:
-        """(k, n, d): x with its unseen slots at the mean of each component."""
-        return torch.where(seen, x, cond.kernel.mean[:, None])
 
-    def fill(
-        self, x: Tensor, seen: Tensor, label: Tensor, cond: _Product, g: torch.Generator
-    ) -> Tensor:
+class ProductRows:
+    """k products of densities over rows with any pattern of holes."""
+
+    def __init__(self, kernel: Kernel, shared: bool, exact: bool) -> None:
+        self.kernel, self.shared = kernel, shared
+        self.weights: Tensor | None = None
+        if kernel.dof is None and not exact:
+            p, m = kernel.precision, kernel.mean
+            const = kernel.log_const + 0.5 * (p.log() - LOG_2PI) - 0.5 * p * m.square()
+            self.weights = torch.cat([-0.5 * p, p * m, const], -1)
+
+    def log_rows(self, x: Tensor, seen: Tensor) -> Tensor:
+        """Log density (n, k) of the seen slots of rows x (n, d)."""
+        if self.weights is not None:
+            return _diagonal_features(x, seen) @ self.weights.T
+        kernel = self.kernel
+        root = kernel.precision.sqrt()
+        quad = (x[:, None] * root - kernel.mean * root).square_() * seen[:, None]
+        if kernel.dof is None:
+            const = 0.5 * (kernel.precision.log() - LOG_2PI) + kernel.log_const
+            return seen.to(x.dtype) @ const.T - 0.5 * quad.sum(-1)
+        if self.shared:
+            log_det = seen.to(x.dtype) @ kernel.precision.log().T
+            return student(quad.sum(-1), log_det, seen.sum(-1, keepdim=True), kernel.dof[:, 0])
+        each = student(quad, kernel.precision.log(), 1, kernel.dof)
+        return (each * seen[:, None]).sum(-1)
+
+    def accumulate(self, x: Tensor, seen: Tensor, r: Tensor) -> Moments:
+        """Expected statistics of the seen cells, with responsibilities r (n, k)."""
+        second, first, count = (r.T @ _diagonal_features(x, seen)).split(x.shape[1], -1)
+        return Moments(count, first, second)
+
+    def expect(self, x: Tensor, seen: Tensor) -> Tensor:
+        """(n, k, d): x with its unseen slots at the mean of each component."""
+        return torch.where(seen[:, None], x[:, None], self.kernel.mean)
+
+    def fill(self, x: Tensor, seen: Tensor, label: Tensor, g: torch.Generator) -> Tensor:
         """x (n, d) with its unseen slots drawn given the seen ones and the component."""
-        kernel = cond.kernel
+        kernel = self.kernel
         mean, precision = kernel.mean[label], kernel.precision[label]
         step = torch.randn(x.shape, generator=g, dtype=x.dtype, device=x.device)
         step = step / precision.sqrt()
@@ -276,14 +286,6 @@ class DiagonalNormals(Normals):
         return torch.where(seen, x, mean + step)
 
 
-@dataclass
-class _Product:
-    """A kernel of independent slots, with its weights for `_diagonal_features`."""
-
-    kernel: Kernel
-    weights: Tensor | None
-
-
 def _diagonal_features(x: Tensor, seen: Tensor) -> Tensor:
     """(n, 3 d): squares, values and ones, 0 where unseen."""
     on = seen.to(x.dtype)
@@ -296,3 +298,27 @@ def student(quad: Tensor, log_det: Tensor, d: Tensor | int, dof: Tensor) -> Tens
     half = 0.5 * (dof + d)
     const = torch.lgamma(half) - torch.lgamma(0.5 * dof) - 0.5 * d * (dof * math.pi).log()
     return const + 0.5 * log_det - half * torch.log1p(quad / dof)
+
+
+def log_kernel(quad: Tensor, log_det: Tensor, d: Tensor | int, kernel: Kernel) -> Tensor:
+    """Log density from squared Mahalanobis distances (n, k) and log det of the precision."""
+    if kernel.dof is not None:
+        return student(quad, log_det, d, kernel.dof)
+    return 0.5 * (log_det - d * LOG_2PI) + kernel.log_const - 0.5 * quad
+
+
+def log_det_of(root: Tensor) -> Tensor:
+    """Log determinant of ``root root'``."""
+    return 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+
+def cholesky(matrix: Tensor) -> Tensor:
+    """Cholesky with the least relative jitter that works: collinear columns are a real case."""
+    root, info = torch.linalg.cholesky_ex(matrix)
+    jitter = 1e-12
+    while bool((info > 0).any()) and jitter < 1e-3:
+        scale = matrix.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(1e-300)
+        bump = torch.diag_embed((jitter * scale)[..., None].expand(matrix.shape[:-1]))
+        root, info = torch.linalg.cholesky_ex(matrix + bump)
+        jitter *= 10
+    return root

@@ -29,6 +29,7 @@ ROWS = [
     {"session", "checkpoint", "storage"},
     {"leaves"},
     {"normals"},
+    {"holes", "whole_rows"},
     {"full_normals"},
     {"likelihoods", "starts"},
     {"nn"},

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import subprocess
 import sys
 import threading
 import warnings
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import matplotlib as mpl
@@ -206,6 +208,27 @@ def test_validation_of_the_caller_stays_on():
     MAKERS["mixture"]().fit(make_table())
     with pytest.raises(ValueError, match="scale"):
         dist.Normal(0.0, -1.0)
+
+
+def test_what_is_kept_of_a_minibatch_cannot_be_taken_for_another():
+    """Rows whose pieces are kept stay alive, so that no other rows come to lie at their place."""
+    model = MAKERS["minibatch"]().fit(make_table())
+    rows = model.members_[0].rows
+    assert rows._kept is None  # nothing of the training rows stays in a fitted model
+    x, seen = torch.zeros(30, rows.m, dtype=torch.float64), torch.ones(30, rows.m).bool()
+    components = model.members_[0].expected()
+    rows.sweep(x, seen, torch.ones(30).double(), components)
+    alive = weakref.ref(x)
+    del x
+    gc.collect()
+    assert rows._kept is None or alive() is not None
+    one = torch.full((30, rows.m), 1.0).double()
+    found, _ = rows.sweep(one, seen, torch.ones(30).double(), components)
+    one.add_(1.0)  # in place: the same memory, other rows
+    again, _ = rows.sweep(one, seen, torch.ones(30).double(), components)
+    assert not torch.equal(found.moments.first, again.moments.first)
+    rows.forget()
+    assert alive() is None
 
 
 MEMORY = """
