@@ -92,8 +92,9 @@ class Batch:
         seen, weight = self.seen, self.weight
         index = isinstance(rows, Tensor) and rows.dtype == torch.int64 and len(rows) <= len(self)
         # any rows of equal ones are as good as the chosen ones, and a view costs no copy
-        seen = seen[: len(rows)] if index and self.complete else seen[rows]
-        weight = weight[: len(rows)] if index and self.uniform else weight[rows]
+        same = slice(0, len(rows)) if isinstance(rows, Tensor) and index else rows
+        seen = seen[same if self.complete else rows]
+        weight = weight[same if self.uniform else rows]
         return Batch(
             pick(self.x), seen, weight, self.total,
             pick(self.context), pick(self.key), uniform=self.uniform, complete=self.complete,

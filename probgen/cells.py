@@ -202,7 +202,7 @@ def numbers(series: pd.Series) -> Floats:
 def _check_exact(series: pd.Series) -> None:
     if series.dtype == np.dtype(object):
         whole = [value for value in series if isinstance(value, (int, np.integer))]
-        top = max(map(abs, whole), default=0)
+        top = max((abs(int(value)) for value in whole), default=0)
     else:
         ends = (series.max(), series.min())
         top = max(0 if pd.isna(value) else abs(int(value)) for value in ends)

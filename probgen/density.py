@@ -17,7 +17,10 @@ from sklearn.utils.validation import check_is_fitted
 
 from probgen import queries
 from probgen.batch import Batch
-from probgen.door import check_settings, check_weight, fit_frame, require_rows, score_frame
+from probgen.door import (
+    check_settings, check_weight, fit_frame, require_rows, score_frame, warn_of_structure,
+    weighted_rows,
+)  # fmt: skip
 from probgen.errors import NotSupported, message
 from probgen.family import Family
 from probgen.fitting import FitResult, Training, fit_starts, resolve_device, split
@@ -139,18 +142,20 @@ class Density(Verbs, DensityMixin, BaseEstimator):
         check_settings(self, draws=0)
         weight = check_weight(sample_weight, len(frame))
         training = self._training()
-        schema = self.schema or Schema.infer(frame, self.columns, given, self.dequantise)
+        schema = self.schema or Schema.infer(
+            weighted_rows(frame, weight), self.columns, given, self.dequantise
+        )
         seeds = spawn_seeds(training.random_state or 0, 2)
         encoded = encode(frame, schema, jitter=np.random.default_rng(seeds[0]))
         require_rows(encoded, weight)
         self._check(encoded)
+        warn_of_structure(encoded, schema)
         device = resolve_device(self.device)
         batch = self._batch(encoded, device, weight)
         held = None
         if self.validation:
             batch, held = split(batch, self.validation, torch.Generator().manual_seed(seeds[1]))
-        with warnings.catch_warnings():
-            fits = fit_starts(lambda: self._make(schema).to(device), batch, training, held)
+        fits = fit_starts(lambda: self._make(schema).to(device), batch, training, held)
         self._install(schema, fits)
         return self
 

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
-from probgen.errors import SchemaError, message
+from probgen.errors import DataWarning, SchemaError, message
 from probgen.schema import Schema
 from probgen.table import Encoded, encode, to_frame
 
 __all__ = [
-    "Given", "check_settings", "check_weight", "count_distinct", "fit_frame", "given_parts",
-    "require_rows", "score_frame",
+    "Given", "check_settings", "check_weight", "count_distinct", "fit_frame", "given_parts", "given_rows",
+    "require_rows", "score_frame", "warn_of_structure", "weighted_rows",
 ]  # fmt: skip
 
-Given = Mapping[Any, Any] | pd.DataFrame | str | None
+Given: TypeAlias = Mapping[Any, Any] | pd.DataFrame | str | None
 
 
 def _is_frame(table: Any) -> bool:
@@ -109,6 +110,61 @@ def require_rows(encoded: Encoded, weight: np.ndarray | None) -> None:
         ))  # fmt: skip
 
 
+#: rows that stand for a weighted table, at most, as a multiple of its length
+REPEATS = 10
+
+
+def weighted_rows(frame: pd.DataFrame, weight: np.ndarray | None) -> pd.DataFrame:
+    """Rows that stand for a weighted table where it is described: weight 2 is the row twice.
+
+    Whole weights repeat rows; others take a systematic sample as long as the table.
+    """
+    if weight is None or (weight == 1).all():
+        return frame
+    whole = (weight == np.rint(weight)).all() and weight.sum() <= REPEATS * len(frame)
+    if whole:
+        times = weight.astype(np.int64)
+    else:
+        marks = np.floor(np.cumsum(weight) / weight.sum() * len(frame) + 0.5)
+        times = np.diff(marks, prepend=0.0).astype(np.int64)
+    return frame.iloc[np.repeat(np.arange(len(frame)), times)]
+
+
+#: absolute correlation of two encoded columns from which they are called collinear
+COLLINEAR = 1 - 1e-9
+#: share of distinct rows below which a table is called duplicated, and where it is looked at
+DISTINCT, LOOK_ROWS, LOOK_COLUMNS = 0.5, 10_000, 200
+
+
+def warn_of_structure(encoded: Encoded, schema: Schema) -> None:
+    """Warn of column pairs that determine each other, and of tables of repeated rows."""
+    slots = schema.slots
+    real = [i for i, slot in enumerate(slots) if slot.kind == "real"][:LOOK_COLUMNS]
+    if not real:
+        return
+    x, seen = encoded.x[:LOOK_ROWS, real], encoded.seen[:LOOK_ROWS, real]
+    whole = x[seen.all(1)]
+    if len(whole) > 2:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            r = np.abs(np.corrcoef(whole, rowvar=False).reshape(len(real), -1))
+        pairs = np.argwhere(np.triu(r > COLLINEAR, 1))
+        for i, j in pairs[:3]:
+            names = slots[real[i]].name, slots[real[j]].name
+            warnings.warn(
+                f"columns {names[0]!r} and {names[1]!r} determine each other: the density is "
+                "concentrated on a line, and its height means little; consider dropping one",
+                DataWarning, stacklevel=4,
+            )  # fmt: skip
+    if len(whole) >= 20 and all(schema.columns[slots[i].column].grid is None for i in real):
+        share = len(np.unique(whole, axis=0)) / len(whole)
+        if share < DISTINCT:
+            warnings.warn(
+                f"only {share:.0%} of the rows are distinct in their real columns: repeated rows "
+                "count as evidence each time; use sample_weight, or drop copies",
+                DataWarning, stacklevel=4,
+            )  # fmt: skip
+
+
 def count_distinct(encoded: Encoded, enough: int) -> int:
     """Number of distinct rows; stops looking once there are `enough`."""
     both = np.where(encoded.seen, encoded.x, np.nan)
@@ -149,18 +205,22 @@ def given_parts(
     return joint, known
 
 
-def _given_frame(given: Given, asked: Encoded, table: pd.DataFrame) -> pd.DataFrame:
-    """`given` as a frame on the index of the asked rows."""
-    n = len(asked.index)
+def given_rows(given: Given) -> pd.DataFrame:
+    """`given` as a frame: one row for a dict."""
     if isinstance(given, str):
         raise SchemaError(message(
             f"the event {given!r} as given", "a dict or a data frame",
-            "condition on values: events are not answered by this verb yet",
+            "condition on values: events are not answered yet",
         ))  # fmt: skip
+    return pd.DataFrame([dict(given)]) if isinstance(given, Mapping) else to_frame(given)
+
+
+def _given_frame(given: Given, asked: Encoded, table: pd.DataFrame) -> pd.DataFrame:
+    """`given` as a frame on the index of the asked rows."""
+    n = len(asked.index)
+    frame = given_rows(given)
     if isinstance(given, Mapping):
-        row = pd.DataFrame([dict(given)])
-        return row.iloc[np.zeros(n, dtype=int)].set_axis(asked.index)
-    frame = to_frame(given)
+        return frame.iloc[np.zeros(n, dtype=int)].set_axis(asked.index)
     if len(frame) != n or not frame.index.equals(asked.index):
         raise SchemaError(message(
             f"given with {len(frame)} rows on another index or length",

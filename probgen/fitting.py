@@ -15,13 +15,15 @@ from probgen.engines import processes
 from probgen.errors import FitError, SchemaError, message
 from probgen.family import Family
 from probgen.loop import Loop, slot_names
-from probgen.session import fresh_seed, guarded, spawn_seeds
+from probgen.session import fresh_seed, guarded, spawn_seeds, threads
 from probgen.training import FitResult, Training, resolve_device
 
 __all__ = ["FitResult", "Training", "fit", "fit_starts", "resolve_device", "split"]
 
 #: rows on which the short runs of `starts` are compared, and their epochs
 START_ROWS, START_EPOCHS = 10_000, 10
+#: rows up to which updates run on one thread: more cost time on a busy machine
+FEW_ROWS = 20_000
 
 
 def fit(
@@ -85,17 +87,19 @@ def fit(
         before = next((p.dtype for p in family.parameters()), torch.float64)
         dtype = torch.float64 if family.updates else getattr(torch, training.precision)
         family.to(dtype)
+        few = family.updates and len(batch) <= FEW_ROWS
         try:
             rows, held = _cast(batch, dtype), _cast(validation, dtype) if validation else None
             loop = Loop(family, rows, training, held, seed, loop_seed, warn)
-            if saved:
-                loop.load(*saved)
-            elif start:
-                family.start(rows, loop.generator)
-                loop.remember()
-            result = loop.run()
-            if finish:
-                family.finish(rows, loop.generator)
+            with threads(1 if few else None):
+                if saved:
+                    loop.load(*saved)
+                elif start:
+                    family.start(rows, loop.generator)
+                    loop.remember()
+                result = loop.run()
+                if finish:
+                    family.finish(rows, loop.generator)
         finally:
             family.to(before)
             family.eval()

@@ -80,7 +80,7 @@ def _gather_hard(
     r = torch.nn.functional.one_hot(label, rows.k).double() * weight[:, None]
     stats.weights += r.sum(0)
     if stats.moments is not None:
-        block, on = rows.block(chunk.x), rows.block(chunk.seen)
+        block, on = chunk.piece.block, chunk.piece.block_seen
         if rows.normals.needs_filling and not bool(on.all()):
             block = chunk.prepared.fill(block, on, label, generator)
             on = torch.ones_like(on)

@@ -91,6 +91,8 @@ class Marginals:
         self.covariance = covariance
         self.d_seen = patterns.values.sum(-1).to(covariance.dtype)
         self._hidden: Tensor | None = None
+        # of the rows that were scored last: chunks are scored, then counted or filled
+        self._last: tuple[Tensor, Tensor] | None = None
 
     def _of_rows(self, value: Tensor) -> Tensor:
         """Values (p, ...) as (n, ...), or (1, ...) where one pattern stands for all rows."""
@@ -105,14 +107,14 @@ class Marginals:
 
     def log_rows(self, x: Tensor, seen: Tensor) -> Tensor:
         """Log density (n, k) of the seen slots of rows x (n, d)."""
-        gap, scaled = self._gap(x, seen)
+        gap, scaled = self._last = self._gap(x, seen)
         d_seen = self._of_rows(self.d_seen)[:, None]
         quad = (gap * scaled).sum(-1)
         return log_kernel(quad, self._of_rows(self.log_det), d_seen, self.kernel)
 
     def expect(self, x: Tensor, seen: Tensor) -> Tensor:
-        """(n, k, d): x with its unseen slots at their mean given the seen ones."""
-        _, scaled = self._gap(x, seen)
+        """(n, k, d): rows just scored with unseen slots at their mean given the seen ones."""
+        _, scaled = self._gap(x, seen) if self._last is None else self._last
         mean = self.kernel.mean + torch.einsum("nkd,kde->nke", scaled, self.covariance)
         return torch.where(seen[:, None], x[:, None], mean)
 
@@ -125,7 +127,7 @@ class Marginals:
         return self._hidden
 
     def accumulate(self, x: Tensor, seen: Tensor, r: Tensor) -> Moments:
-        """Expected statistics of the rows, with responsibilities r (n, k)."""
+        """Expected statistics of the rows just scored, with responsibilities r (n, k)."""
         filled = self.expect(x, seen).transpose(0, 1)  # (k, n, d)
         weighted = filled * r.T[:, :, None]
         spread = self.hidden_covariance()
@@ -139,7 +141,7 @@ class Marginals:
     def fill(self, x: Tensor, seen: Tensor, label: Tensor, g: torch.Generator) -> Tensor:
         """x (n, d) with its unseen slots drawn given the seen ones and the component."""
         rows = torch.arange(len(x), device=x.device)
-        gap, scaled = self._gap(x, seen)
+        gap, scaled = self._gap(x, seen) if self._last is None else self._last
         gap, scaled = gap[rows, label], scaled[rows, label]
         mean = self.kernel.mean[label] + torch.einsum(
             "nd,nde->ne", scaled, self.covariance[label]

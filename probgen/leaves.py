@@ -249,10 +249,10 @@ class RealLeaf(GridLeaf):
         return self.centre.shape[0]
 
     def begin(self, x: Tensor, weight: Tensor) -> None:
-        ordered = x.sort().values
+        ordered, mass = _sorted(x, weight)
         centres, widths = [], []
         for width in self.WIDTHS:
-            grid = _occupied(ordered, width, self.SPACING, least=4)
+            grid = _occupied(ordered, mass, width, self.SPACING, least=4)
             centres.append(grid)
             widths.append(torch.full_like(grid, width))
         reach = float(x.abs().max()) if len(x) else 0.0
@@ -300,7 +300,7 @@ class CountLeaf(GridLeaf):
 
     def begin(self, x: Tensor, weight: Tensor) -> None:
         device = x.device
-        ordered = x.sort().values
+        ordered, mass = _sorted(x, weight)
         values = ordered.unique()
         top = float(values[-1]) if len(values) else 1.0
         self.points = values if len(values) <= self.FEW else values[values < 6]
@@ -316,21 +316,23 @@ class CountLeaf(GridLeaf):
             shapes += [shape] * count
         self.mean = torch.tensor(grid, dtype=torch.float64, device=device)
         self.shape = torch.tensor(shapes, dtype=torch.float64, device=device)
-        self._narrow(ordered)
+        self._narrow(ordered, mass)
         self._set_prior(x, weight)
 
-    def _narrow(self, ordered: Tensor) -> None:
+    def _narrow(self, ordered: Tensor, mass: Tensor) -> None:
         """Rounded normals, only at widths below a Poisson's at the same place."""
-        n = len(ordered)
+        n = float(mass[-1]) if len(mass) else 0.0
         if n < 8:
             return
-        spread = float(ordered[int(0.84 * (n - 1))] - ordered[int(0.16 * (n - 1))]) / 2
+        ends = torch.tensor([0.16, 0.84], dtype=mass.dtype, device=mass.device) * (n - 1)
+        low, high = ordered[torch.searchsorted(mass, ends.floor(), right=True)].tolist()
+        spread = (high - low) / 2
         centres, widths = [], []
         for p in range(4):
             width = spread * 2.0**-p
             if width < 0.5:
                 break
-            grid = _occupied(ordered, width, 1.4, least=4)
+            grid = _occupied(ordered, mass, width, 1.4, least=4)
             grid = grid[grid > width**2]
             centres.append(grid)
             widths.append(torch.full_like(grid, width))
@@ -387,18 +389,27 @@ class CountLeaf(GridLeaf):
         return out
 
 
-def _occupied(ordered: Tensor, width: float, spacing: float, least: int) -> Tensor:
-    """Grid centres `spacing` widths apart that have at least `least` values within 1.5 widths.
+def _sorted(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Values in ascending order, and the weight of each with all before it."""
+    ordered, order = x.sort()
+    return ordered, weight[order].cumsum(0)
 
-    Walks over cells that hold data only, so a far outlier costs nothing.
+
+def _occupied(ordered: Tensor, mass: Tensor, width: float, spacing: float, least: int) -> Tensor:
+    """Grid centres `spacing` widths apart with a weight of `least` or more within 1.5 widths.
+
+    `mass` is the cumulative weight of the ordered values, so that a row of weight 2 equals
+    two rows. Walks over cells that hold data only, so a far outlier costs nothing.
     """
     if not len(ordered):
         return ordered
     cell = torch.floor((ordered - ordered[0]) / (width * spacing))
     cell = torch.cat([cell, cell + 1]).unique()
     centre = ordered[0] + cell * width * spacing
-    inside = torch.searchsorted(ordered, centre + 1.5 * width) - torch.searchsorted(
-        ordered, centre - 1.5 * width
+    mass = torch.cat([mass.new_zeros(1), mass])
+    inside = (
+        mass[torch.searchsorted(ordered, centre + 1.5 * width)]
+        - mass[torch.searchsorted(ordered, centre - 1.5 * width)]
     )
     kept = centre[inside >= least]
     if len(kept) > GridLeaf.LIMIT:  # keep the best-filled cells

@@ -65,6 +65,8 @@ class Piece(NamedTuple):
     at: Tensor | slice
     x: Tensor
     seen: Tensor
+    block: Tensor  # the real slots of x
+    block_seen: Tensor
     patterns: Patterns | None
     looks: dict[int, Glance]
 
@@ -231,12 +233,14 @@ class MixedRows(nn.Module):
                     own = values[:, slot] if hit is None else values[hit, slot]
                     looks[slot] = Glance(hit, leaf.look(own))
                 own_patterns = None if patterns is None else patterns.take(part)
-                yield Piece(at, values, on, own_patterns, looks)
+                yield Piece(
+                    at, values, on, self.block(values), self.block(on), own_patterns, looks
+                )
 
     def _logits(self, piece: Piece, components: Components, prepared: Any) -> Tensor:
         logits = components.log_weights.expand(len(piece.x), self.k)
         if prepared is not None:
-            logits = logits + prepared.log_rows(self.block(piece.x), self.block(piece.seen))
+            logits = logits + prepared.log_rows(piece.block, piece.block_seen)
         for slot, log_w in components.leaves.items():
             glance = piece.looks[slot]
             log_p = self.leaf(slot).log_prob(glance.look, log_w)
@@ -297,7 +301,7 @@ class MixedRows(nn.Module):
         stats.weights += r.sum(0)
         if stats.moments is not None:
             stats.moments += chunk.prepared.accumulate(
-                self.block(chunk.x), self.block(chunk.seen), r
+                chunk.piece.block, chunk.piece.block_seen, r
             )
         for slot, total in stats.leaves.items():
             rows, look = chunk.piece.looks[slot]
@@ -335,7 +339,7 @@ class MixedRows(nn.Module):
         out = chunk.x.clone()
         if chunk.prepared is not None:
             out[:, self.real] = chunk.prepared.fill(
-                self.block(chunk.x), self.block(chunk.seen), label, generator
+                chunk.piece.block, chunk.piece.block_seen, label, generator
             )
         for slot, log_w in components.leaves.items():
             off = ~chunk.seen[:, slot]
@@ -350,7 +354,7 @@ class MixedRows(nn.Module):
             r = chunk.logits.softmax(-1)
             filled = chunk.x.clone()
             if chunk.prepared is not None:
-                each = chunk.prepared.expect(self.block(chunk.x), self.block(chunk.seen))
+                each = chunk.prepared.expect(chunk.piece.block, chunk.piece.block_seen)
                 mean = torch.einsum("nk,nkd->nd", r, each)
                 filled[:, self.real] = torch.where(
                     self.block(chunk.seen), self.block(chunk.x), mean

@@ -22,7 +22,15 @@ from torch import Tensor, nn
 
 from probgen.leaves import gamma_draws
 
-__all__ = ["DiagonalNormals", "Kernel", "Moments", "Normals", "cholesky", "log_det_of", "log_kernel"]
+__all__ = [
+    "DiagonalNormals",
+    "Kernel",
+    "Moments",
+    "Normals",
+    "cholesky",
+    "log_det_of",
+    "log_kernel",
+]
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -99,6 +107,10 @@ class Normals(nn.Module):
     def set(self, moments: Moments) -> None:
         """Replace the sufficient statistics."""
         self.count, self.first, self.second = moments.count, moments.first, moments.second
+
+    def zeros(self, device: torch.device) -> Moments:
+        """Statistics of no rows."""
+        raise TypeError(f"{type(self).__name__} must define zeros")
 
     def reset(self) -> None:
         """Forget all rows."""
@@ -221,7 +233,7 @@ class DiagonalNormals(Normals):
         """All rows at once: a product needs no patterns."""
         yield slice(0, len(seen)), None
 
-    def prepare(self, kernel: Kernel, patterns: None, exact: bool = True) -> ProductRows:
+    def prepare(self, kernel: Kernel, patterns: object, exact: bool = True) -> ProductRows:
         """What is the same for all rows; `exact` where digits matter (scoring)."""
         return ProductRows(kernel, self.shared, exact)
 

@@ -15,8 +15,9 @@ from sklearn.model_selection import KFold
 
 from probgen.batch import Batch
 from probgen.density import Density
-from probgen.errors import SchemaError, message
+from probgen.errors import NotSupported, SchemaError, message
 from probgen.families.mixture import Mixture
+from probgen.family import Family
 from probgen.frames import to_frame
 from probgen.schema import Schema
 from probgen.table import encode
@@ -94,16 +95,21 @@ def _information(estimator: Density, frame: pd.DataFrame, criterion: str) -> flo
     if criterion == "icl":
         found = encode(frame, estimator.schema_)
         batch = Batch.of(torch.from_numpy(found.x), torch.from_numpy(found.seen))
-        share = family.row_latents(batch)["component"]
+        share = (family.row_latents(batch) or {})["component"]
         value -= 2 * float(torch.xlogy(share, share).sum())
     return value
 
 
-def free_parameters(family: Mixture) -> int:
+def free_parameters(family: Family) -> int:
     """Free numbers of the components in use; of a leaf, the weights that hold a row or more.
 
     Counting all weights of a grid would charge a smooth count column a hundred parameters.
     """
+    if not isinstance(family, Mixture):
+        raise NotSupported(message(
+            f"an information criterion of {type(family).__name__}", "a mixture",
+            "use criterion='heldout'",
+        ))  # fmt: skip
     k, d = family.components, len(family.rows.real)
     each = {"full": d * (d + 1) // 2, "diag": d, "spherical": min(d, 1)}
     shared = d * (d + 1) // 2 if family.covariance == "tied" else 0

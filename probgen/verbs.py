@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from probgen import queries
 from probgen.batch import Batch
 from probgen.diagnostics.report import Report
-from probgen.door import Given, given_parts
+from probgen.door import Given, given_parts, given_rows
 from probgen.errors import NotSupported, SchemaError, message
 from probgen.family import Family
 from probgen.queries import Predictive
@@ -45,6 +45,11 @@ class Verbs:
 
     def _predictive(self, posterior: bool = True) -> Predictive:
         raise TypeError(f"{type(self).__name__} must define _predictive")
+
+    @property
+    def _density(self) -> Any:
+        """This object, as the `Density` that it is once fitting is added."""
+        return self
 
     @property
     def _with_draws(self) -> Predictive:
@@ -105,13 +110,13 @@ class Verbs:
         batch = self._batch(joint, self._device)
         with torch.no_grad():
             estimate = queries.log_prob(predictive, batch)
-            shift = self.schema_.log_det(batch.x, batch.seen)
+            shift = self.schema_.log_det(queries.encoded(batch), batch.seen)
             value, se = estimate.value.double() + shift, estimate.se
             given_batch = None
             if known is not None:
                 given_batch = self._batch(known, self._device)
                 below = queries.log_prob(predictive, given_batch)
-                base = self.schema_.log_det(given_batch.x, given_batch.seen)
+                base = self.schema_.log_det(queries.encoded(given_batch), given_batch.seen)
                 value = value - below.value - base
                 shift, se = shift - base, (se.square() + below.se.square()).sqrt()
         numbers = {"log_prob": _outside(value, asked)}
@@ -170,7 +175,7 @@ class Verbs:
             batch = Batch.empty(int(n), m, torch.float64, self._device)
             return self._decode(self._draw(batch, generator), None)
         single = isinstance(given, Mapping)
-        frame = pd.DataFrame([dict(given)]) if single else to_frame(given)
+        frame = given_rows(given)
         known = encode(frame, self.schema_)
         if known.illegal.any():
             raise SchemaError(message(
@@ -301,7 +306,7 @@ class Verbs:
         from probgen.outliers import explain
 
         check_is_fitted(self)
-        return explain(self, table, unseen, extra)
+        return explain(self._density, table, unseen, extra)
 
     def outliers(
         self,
@@ -315,7 +320,7 @@ class Verbs:
         from probgen.outliers import outliers
 
         check_is_fitted(self)
-        return outliers(self, table, samples, random_state, unseen, extra)
+        return outliers(self._density, table, samples, random_state, unseen, extra)
 
     def check(self, table: Any = None, train: Any = None) -> Report:
         """Whether the fit can be believed: fit for density? fit for intervals? why?
@@ -343,7 +348,7 @@ class Verbs:
             return Independent(schema=self.schema_, random_state=0, draws=0).fit(rows)
 
         joint = not self.schema_.context_slots
-        return check(self, table, train, fit_floor if joint else None)
+        return check(self._density, table, train, fit_floor if joint else None)
 
     def to_arviz(self, table: Any = None) -> Any:
         """The model as ArviZ groups, with those of the rows if `table`, the fitted rows, is given.
@@ -354,7 +359,7 @@ class Verbs:
         from probgen.diagnostics.arviz import to_arviz
 
         check_is_fitted(self)
-        return to_arviz(self, table)
+        return to_arviz(self._density, table)
 
     @property
     def plot(self) -> Any:
@@ -362,7 +367,7 @@ class Verbs:
         from probgen.plots import Plots
 
         check_is_fitted(self)
-        return Plots(self)
+        return Plots(self._density)
 
 
 def _outside(value: torch.Tensor, encoded: Encoded) -> np.ndarray:

@@ -49,6 +49,7 @@ class Mixture(Family):
 
     updates = True
     closed_form = True
+    weight_counts: Tensor
 
     def __init__(
         self,
@@ -121,11 +122,7 @@ class Mixture(Family):
             sites.append(Site("mean", lambda f: normals.mean_prior(f["precision"]),
                               lambda f: normals.mean_posterior(f["precision"])))  # fmt: skip
         for i, leaf in self.rows.leaf_items():
-            sites.append(Site(
-                f"probs_{i}",
-                lambda _, p=leaf.prior: dist.Dirichlet(p.expand(k, -1)).to_event(1),
-                lambda _, p=leaf.alpha: dist.Dirichlet(p).to_event(1),
-            ))  # fmt: skip
+            sites.append(_leaf_site(f"probs_{i}", leaf.prior.expand(k, -1), leaf.alpha))
         return sites
 
     def plugin(self, draw: Draws) -> Components:
@@ -367,6 +364,15 @@ class Mixture(Family):
         """p(component | seen cells) of each row (n, k)."""
         p = self.rows.responsibilities(_values(batch), batch.seen, self.predictive())
         return {"component": p}
+
+
+def _leaf_site(name: str, prior: Tensor, alpha: Tensor) -> Site:
+    """The weights of a leaf (k, b)."""
+    return Site(
+        name,
+        lambda _: dist.Dirichlet(prior).to_event(1),
+        lambda _: dist.Dirichlet(alpha).to_event(1),
+    )
 
 
 def _values(batch: Batch) -> Tensor:

@@ -5,7 +5,7 @@ may run in several threads; everything that runs the pair is inside one guarded 
 """
 
 from probgen.queries.density import Estimate, interval, log_prob, log_prob_draws
-from probgen.queries.draws import Predictive, draw_globals
+from probgen.queries.draws import Predictive, draw_globals, encoded
 from probgen.queries.latents import latent, reconstruct
 from probgen.queries.sampling import sample
 
@@ -13,6 +13,7 @@ __all__ = [
     "Estimate",
     "Predictive",
     "draw_globals",
+    "encoded",
     "interval",
     "latent",
     "log_prob",
