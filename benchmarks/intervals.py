@@ -113,7 +113,8 @@ def coverage(
         truth = truth_from_prior(family, seed)
         rates.append(covered(truth, family, n, seed, setting))
     print(f"coverage of 90 % intervals, truths from the prior, d={d} n={n} {setting}: "
-          f"{_told(rates)} (band {BAND}); {time.perf_counter() - clock:.0f} s", flush=True)  # fmt: skip
+          f"{_told(rates)} (band {BAND}); {time.perf_counter() - clock:.0f} s",
+          flush=True)  # fmt: skip
 
 
 def _told(rates: list[tuple[float, float]]) -> str:

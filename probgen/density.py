@@ -18,7 +18,13 @@ from sklearn.utils.validation import check_is_fitted
 from probgen import queries
 from probgen.batch import Batch
 from probgen.door import (
-    check_settings, check_weight, fit_frame, require_rows, score_frame, warn_of_structure,
+    check_settings,
+    check_weight,
+    fit_frame,
+    require_rows,
+    require_two_weights,
+    score_frame,
+    warn_of_structure,
     weighted_rows,
 )  # fmt: skip
 from probgen.errors import NotSupported, message
@@ -141,13 +147,14 @@ class Density(Verbs, DensityMixin, BaseEstimator):
             ))  # fmt: skip
         check_settings(self, draws=0)
         weight = check_weight(sample_weight, len(frame))
+        require_two_weights(weight)
         training = self._training()
         schema = self.schema or Schema.infer(
             weighted_rows(frame, weight), self.columns, given, self.dequantise
         )
         seeds = spawn_seeds(training.random_state or 0, 2)
         encoded = encode(frame, schema, jitter=np.random.default_rng(seeds[0]))
-        require_rows(encoded, weight)
+        require_rows(encoded)
         self._check(encoded)
         warn_of_structure(encoded, schema)
         device = resolve_device(self.device)

@@ -17,8 +17,9 @@ from probgen.schema import Schema
 from probgen.table import Encoded, encode, to_frame
 
 __all__ = [
-    "Given", "check_settings", "check_weight", "count_distinct", "fit_frame", "given_parts", "given_rows",
-    "require_rows", "score_frame", "warn_of_structure", "weighted_rows",
+    "Given", "check_settings", "check_weight", "count_distinct", "fit_frame", "given_parts",
+    "given_rows",
+    "require_rows", "require_two_weights", "score_frame", "warn_of_structure", "weighted_rows",
 ]  # fmt: skip
 
 Given: TypeAlias = Mapping[Any, Any] | pd.DataFrame | str | None
@@ -95,18 +96,22 @@ def check_weight(weight: Any, n: int) -> np.ndarray | None:
     return values
 
 
-def require_rows(encoded: Encoded, weight: np.ndarray | None) -> None:
-    """Training rows must lie inside the support, and two at least must carry weight."""
+def require_two_weights(weight: np.ndarray | None) -> None:
+    """Two rows at least must carry weight."""
+    if weight is not None and (weight > 0).sum() < 2:
+        raise SchemaError(message(
+            "fewer than 2 rows with positive sample_weight", "at least 2", "pass other weights"
+        ))  # fmt: skip
+
+
+def require_rows(encoded: Encoded) -> None:
+    """Training rows must lie inside the support."""
     if encoded.illegal.any():
         rows = encoded.index[encoded.illegal][:5].tolist()
         raise SchemaError(message(
             f"{int(encoded.illegal.sum())} row(s) outside the schema's support, first {rows}",
             "values inside the bounds, levels and kinds of the schema",
             "correct these rows, or widen the schema",
-        ))  # fmt: skip
-    if weight is not None and (weight > 0).sum() < 2:
-        raise SchemaError(message(
-            "fewer than 2 rows with positive sample_weight", "at least 2", "pass other weights"
         ))  # fmt: skip
 
 

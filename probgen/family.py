@@ -80,7 +80,7 @@ class Family(nn.Module):
         raise TypeError(f"{type(self).__name__} has no closed-form update")
 
     def finish(self, batch: Batch, generator: torch.Generator) -> None:
-        """Called once on the training rows when training is over (orders labels, refines draws)."""
+        """Called once on the training rows after training: orders labels, refines draws."""
 
     def objectives(self) -> list[Objective]:
         """Losses that replace the ELBO; none by default."""

@@ -31,8 +31,8 @@ class Wishart(dist.Wishart):
 
     def rsample(
         self,
-        sample_shape: torch.Size = torch.Size(),
-        max_try_correction: int | None = None,  # noqa: B008
+        sample_shape: torch.Size = torch.Size(),  # noqa: B008
+        max_try_correction: int | None = None,
     ) -> Tensor:
         """Draws by Bartlett's decomposition."""
         drawn = self._bartlett_sampling(torch.Size(sample_shape))

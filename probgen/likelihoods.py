@@ -348,7 +348,7 @@ class MixedRows(nn.Module):
         return out
 
     def expect(self, x: Tensor, seen: Tensor, components: Components) -> Tensor:
-        """x (n, m) with unseen cells at their mean, or mode for categories, given the seen ones."""
+        """x (n, m) with unseen cells at their mean (mode of a category) given the seen ones."""
         out = x.double().clone()
         for chunk in self.chunks(out.clone(), seen, components):
             r = chunk.logits.softmax(-1)

@@ -150,8 +150,10 @@ def total_mass(model: Density, name: str) -> float:
         return float(np.exp(scores(model, table) + log_length[keep]).sum())
     at = np.isin(values, column.atoms)
     body = scores(model, pd.DataFrame({"x": values[~at]})) + log_length[~at]
-    atoms = scores(model, pd.DataFrame({"x": list(column.atoms)})) if column.atoms else []
-    return float(np.exp(body).sum() + np.exp(atoms).sum())
+    mass = float(np.exp(body).sum())
+    if column.atoms:
+        mass += float(np.exp(scores(model, pd.DataFrame({"x": list(column.atoms)}))).sum())
+    return mass
 
 
 ONE_COLUMN = (
@@ -314,7 +316,7 @@ def marginals_sum_over_levels_and_counts(subject: Subject) -> None:
     """Over mixed columns a marginal is the sum over levels and counts of the joint."""
     _coherent(subject)
     model, rows = subject.fitted("discrete"), subject.table("discrete").iloc[:4]
-    levels = [*model.schema_["label"].levels, FOREIGN]
+    levels = [*(model.schema_["label"].levels or ()), FOREIGN]
     by_level = rows.loc[rows.index.repeat(len(levels))].assign(label=levels * len(rows))
     joint = scores(model, by_level, unseen="rare").reshape(len(rows), -1)
     wanted = scores(model, rows[["real", "count"]])
@@ -343,6 +345,6 @@ def conditionals_are_joint_over_marginal(subject: Subject) -> None:
     need(close(found, wanted, 1e-9, 1e-12), f"off by {gap(found, wanted)}")
     model = subject.fitted("discrete")
     point = {"real": 0.3, "count": 2}
-    known = pd.DataFrame({"label": [*model.schema_["label"].levels, FOREIGN]})
+    known = pd.DataFrame({"label": [*(model.schema_["label"].levels or ()), FOREIGN]})
     mass = np.exp(scores(model, known, given=point, unseen="rare")).sum()
     need(abs(mass - 1) < 1e-9, f"given {point} the levels have mass {mass}")
