@@ -1,7 +1,7 @@
 """Which defaults of `GaussianMixture` give the best held-out density on real tables.
 
 Every table is split in half; the gap of each setting to the best setting of that table is
-averaged over tables and seeds. Tables are used whole, without labels, at most 4,000 rows.
+averaged over tables and seeds. Tables are used whole, without labels, at most 2,000 rows.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import pandas as pd
 
 import probgen as pg
 
-TABLES = ("breastw", "cardio", "pendigits", "Wilt", "vowels", "Pima", "thyroid", "mammography",
-          "magic.gamma", "WDBC", "vertebral", "annthyroid", "Waveform", "letter")  # fmt: skip
+TABLES = ("breastw", "pendigits", "Wilt", "vowels", "Pima", "thyroid", "mammography",
+          "magic.gamma", "WDBC", "vertebral", "annthyroid", "Waveform")  # fmt: skip
 GRID = {
     "components": (4, 8, 16),
     "spread": (0.001, 0.01, 0.03, 0.1, 0.3),
@@ -34,12 +34,12 @@ def tables(data: str) -> dict[str, pd.DataFrame]:
         path = next((Path(data) / "adbench").glob(f"*_{name}.npz"))
         with np.load(path, allow_pickle=False) as file:
             x = file["X"]
-        order = np.random.default_rng(0).permutation(len(x))[:4000]
+        order = np.random.default_rng(0).permutation(len(x))[:2000]
         found[name] = pd.DataFrame(x[order]).add_prefix("x")
     return found
 
 
-def main(data: str, seeds: int = 2, **grid: tuple) -> pd.DataFrame:
+def main(data: str, seeds: int = 1, **grid: tuple) -> pd.DataFrame:
     """Print the mean gap of every setting."""
     grid = GRID | grid
     rows = []

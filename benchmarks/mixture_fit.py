@@ -17,8 +17,9 @@ from sklearn.mixture import GaussianMixture as Peer
 import probgen as pg
 from probgen.batch import Batch
 from probgen.families.mixture import Mixture
-from probgen.fitting import Training, fit
+from probgen.fitting import fit
 from probgen.schema import Schema
+from probgen.training import Training
 
 SIZES = ((100_000, 10, 20), (1_000_000, 2, 5))
 

@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from probgen import loop  # noqa: E402
 from probgen.batch import Batch  # noqa: E402
 from probgen.family import Family  # noqa: E402
-from probgen.fitting import Training, fit, split  # noqa: E402
+from probgen.fitting import fit, split  # noqa: E402
+from probgen.training import Training  # noqa: E402
 from tests.toys import FactorAnalysis, NormalMixture, blobs, factors  # noqa: E402
 
 RULES: dict[str, tuple[int, float, str]] = {

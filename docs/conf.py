@@ -30,7 +30,12 @@ myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"
 
-autodoc_default_options = {"members": True, "member-order": "bysource"}
+autodoc_default_options = {
+    "members": True,
+    "member-order": "bysource",
+    # scikit-learn adds these; their text refers to pages of its own site
+    "exclude-members": "set_fit_request, set_score_request",
+}
 autodoc_typehints_format = "short"
 napoleon_google_docstring = False
 napoleon_use_ivar = True
@@ -45,8 +50,8 @@ copybutton_prompt_is_regexp = True
 
 #: what a user of the package imports; every other module is shown under "engine"
 PUBLIC = {
-    "probgen", "datasets", "diagnostics", "errors", "estimators", "evaluation", "outliers",
-    "plots", "saving", "schema", "testing",
+    "probgen", "datasets", "density", "diagnostics", "errors", "estimators", "evaluation", "outliers",
+    "plots", "saving", "schema", "selection", "testing", "verbs",
 }  # fmt: skip
 
 

@@ -29,11 +29,12 @@ from probgen.door import (
 )  # fmt: skip
 from probgen.errors import NotSupported, message
 from probgen.family import Family
-from probgen.fitting import FitResult, Training, fit_starts, resolve_device, split
+from probgen.fitting import fit_starts, split
 from probgen.queries import Predictive
 from probgen.schema import Schema
 from probgen.session import spawn_seeds
 from probgen.table import Encoded, encode
+from probgen.training import FitResult, Training, resolve_device
 from probgen.verbs import Verbs
 
 __all__ = ["Density"]

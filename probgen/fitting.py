@@ -16,9 +16,9 @@ from probgen.errors import FitError, SchemaError, message
 from probgen.family import Family
 from probgen.loop import Loop, slot_names
 from probgen.session import fresh_seed, guarded, spawn_seeds, threads
-from probgen.training import FitResult, Training, resolve_device
+from probgen.training import FitResult, Training
 
-__all__ = ["FitResult", "Training", "fit", "fit_starts", "resolve_device", "split"]
+__all__ = ["fit", "fit_starts", "split"]
 
 #: rows on which the short runs of `starts` are compared, and their epochs
 START_ROWS, START_EPOCHS = 10_000, 10

@@ -33,11 +33,11 @@ from probgen.batch import Batch
 from probgen.density import Density
 from probgen.errors import DataWarning, ModelFileError, NotSupported, message
 from probgen.family import Family
-from probgen.fitting import FitResult, resolve_device
 from probgen.plain import checked, decode, encode
 from probgen.queries import Predictive
 from probgen.schema import Schema
 from probgen.storage import MAGIC, MANIFEST, MEMBER, Reader, checking, damaged, reader, write_files
+from probgen.training import FitResult, resolve_device
 
 __all__ = ["load", "save"]
 

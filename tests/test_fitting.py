@@ -22,8 +22,9 @@ from probgen.batch import Batch
 from probgen.checkpoint import load_checkpoint, save_checkpoint
 from probgen.errors import FitError, ModelFileError, NotSupported, SchemaError
 from probgen.family import Family, Objective
-from probgen.fitting import FitResult, Training, fit, fit_starts, resolve_device, split
+from probgen.fitting import fit, fit_starts, split
 from probgen.stopping import flat
+from probgen.training import FitResult, Training, resolve_device
 from tests.toys import CountingEM, FactorAnalysis, GlobalMean, NormalMixture, blobs, factors
 
 SHORT = Training(max_epochs=6, random_state=0)
@@ -376,7 +377,8 @@ KILLED = """
 import os, sys, torch
 from probgen import loop
 from probgen.batch import Batch
-from probgen.fitting import Training, fit
+from probgen.fitting import fit
+from probgen.training import Training
 from probgen.stopping import flat
 from tests.toys import FactorAnalysis, factors
 loop.CHECKPOINT_SECONDS = 0.0
@@ -531,7 +533,8 @@ PARALLEL = """
 import sys, torch
 from probgen.batch import Batch
 from probgen.engines import processes
-from probgen.fitting import Training, fit
+from probgen.fitting import fit
+from probgen.training import Training
 from probgen.stopping import flat
 from tests.toys import NormalMixture, blobs
 family = NormalMixture(3, 3)

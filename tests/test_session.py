@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from probgen.batch import Batch
-from probgen.fitting import Training, fit
+from probgen.fitting import fit
 from probgen.session import guarded, noise, spawn_seeds, threads, validated
+from probgen.training import Training
 from tests.toys import FactorAnalysis, blobs
 
 
