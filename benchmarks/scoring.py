@@ -7,7 +7,9 @@ import resource
 import statistics
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -64,19 +66,29 @@ def speed(n: int = 1_000_000, rounds: int = 3) -> None:
         print(f"  {label}: {n / statistics.median(times[name]):,.0f} rows/s, {ratio:.1f} times")
 
 
-def peak() -> int:
-    """Peak resident memory so far, bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def resident() -> int:
+    """Resident memory now, bytes."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
 
 
 def memory(n: int = 1_000_000) -> None:
-    """Growth of peak memory while a million rows are scored (run in a fresh process)."""
+    """Most resident memory while a million rows are scored, over that before (Linux)."""
     model = fitted()
-    x = rows(n, 1)
-    model.score_samples(x[:1000])
-    before = peak()
+    x = np.concatenate([rows(10_000, seed) for seed in range(n // 10_000)])
+    model.score_samples(x[:10_000])
+    before, most, done = resident(), [0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.005):
+            most[0] = max(most[0], resident())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     model.score_samples(x)
-    grown, table = peak() - before, n * D * 9
+    done.set()
+    watcher.join()
+    grown, table = most[0] - before, n * D * 9
     print(f"memory, {n:,} rows x {D}: grew by {grown / 1e6:.0f} MB; encoded table "
           f"{table / 1e6:.0f} MB, over it {(grown - table) / 1e6:.0f} MB")  # fmt: skip
 
