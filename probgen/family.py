@@ -52,6 +52,9 @@ class Family(nn.Module):
     normalised: ClassVar[bool] = True
     #: whether `exact_log_prob` has a closed form, so that scoring needs no draws
     closed_form: ClassVar[bool] = False
+    #: numbers a row in the widest intermediate of `exact_log_prob`, by which callers cut
+    #: tables into chunks; 0 lets them guess, 1 says that the family cuts them itself
+    row_cost: ClassVar[int] = 0
     #: whether the pair conditions on context columns (``fit(table, given=[...])``)
     takes_context: ClassVar[bool] = False
     #: whether `update` is implemented: closed-form steps instead of gradients

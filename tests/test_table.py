@@ -360,3 +360,17 @@ def test_dates_are_shifted_before_they_become_floats() -> None:
     gaps = np.diff(encoded.x[:, 0]) * schema["a"].scale * 86_400e6
     np.testing.assert_allclose(gaps, 1.0, rtol=1e-9)
     pd.testing.assert_series_equal(decode(encoded.x, schema)["a"], days, check_names=False)
+
+
+def test_plain_numbers_encode_alike_as_a_block_and_by_column():
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(rng.normal(3, [1e-3, 1.0, 1e9], (50, 3)), columns=list("abc"))
+    schema = Schema.infer(table)
+    block = encode(table[["c", "a", "b"]], schema)
+    holed = table.copy()
+    holed.iloc[0, 0] = np.nan  # a hole takes the way column by column
+    single = encode(holed, schema)
+    np.testing.assert_array_equal(block.x[1:], single.x[1:])
+    assert block.seen.all() and not single.seen[0, 0] and not block.illegal.any()
+    with pytest.raises(SchemaError, match="infinite"):
+        encode(table.assign(a=np.inf), schema)

@@ -49,6 +49,7 @@ class Mixture(Family):
 
     updates = True
     closed_form = True
+    row_cost = 1
     weight_counts: Tensor
 
     def __init__(

@@ -149,7 +149,7 @@ def _chunks(n: int, size: int) -> Iterator[slice]:
 
 def _cost(member: Family, batch: Batch) -> int:
     """Numbers a row in the family's widest intermediate; a family may say so itself."""
-    return max(1, int(getattr(member, "row_cost", max(64, batch.seen.shape[1]))))
+    return max(1, member.row_cost or max(64, batch.seen.shape[1]))
 
 
 def _no_rows(batch: Batch) -> Tensor:
