@@ -109,7 +109,7 @@ def coverage(
     clock = time.perf_counter()
     rates = []
     for seed in range(simulations):
-        family = Mixture(plain_schema(d), k, covariance, spread=0.01)
+        family = Mixture(plain_schema(d), k, covariance)
         truth = truth_from_prior(family, seed)
         rates.append(covered(truth, family, n, seed, setting))
     print(f"coverage of 90 % intervals, truths from the prior, d={d} n={n} {setting}: "

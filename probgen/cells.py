@@ -113,12 +113,17 @@ def _foreign_objects(series: pd.Series) -> SchemaError:
     """The error for an object column that holds more than text, or booleans, or numbers."""
     held = series[series.notna().to_numpy()]
     kinds = sorted({type(value).__name__ for value in held})
+    advice = "convert it, e.g. .astype(str), and declare it as category if it holds labels"
+    if kinds == ["Decimal"]:
+        advice = f"convert it: table[{series.name!r}].astype(float)"
+    elif kinds == ["date"] or set(kinds) <= {"datetime", "Timestamp"}:
+        advice = f"convert it: pd.to_datetime(table[{series.name!r}])"
     return SchemaTypeError(
         message(
             f"object column {series.name!r} that holds {', '.join(kinds)} "
             "(each argument must be a string or a real number)",
             "one type in a column: text, booleans or numbers",
-            "convert it, e.g. .astype(str), and declare it as category if it holds labels",
+            advice,
         )
     )
 

@@ -217,7 +217,15 @@ def given_rows(given: Given) -> pd.DataFrame:
             f"the event {given!r} as given", "a dict or a data frame",
             "condition on values: events are not answered yet",
         ))  # fmt: skip
-    return pd.DataFrame([dict(given)]) if isinstance(given, Mapping) else to_frame(given)
+    if not isinstance(given, Mapping):
+        return to_frame(given)
+    several = [name for name, value in given.items() if pd.api.types.is_list_like(value)]
+    if several:
+        raise SchemaError(message(
+            f"several values of {several} in given", "one value a column in a dict",
+            "pass a data frame to condition row by row",
+        ))  # fmt: skip
+    return pd.DataFrame([dict(given)])
 
 
 def _given_frame(given: Given, asked: Encoded, table: pd.DataFrame) -> pd.DataFrame:

@@ -38,6 +38,11 @@ def to_frame(table: Any, names: Sequence[Hashable] | None = None) -> pd.DataFram
     if isinstance(table, pd.DataFrame):
         frame = table
     elif isinstance(table, dict):
+        if table and not any(pd.api.types.is_list_like(value) for value in table.values()):
+            raise SchemaError(message(
+                "a dict of single values", "a data frame, or a dict of columns",
+                "put each value into a list: {'x': [1.0]}",
+            ))  # fmt: skip
         frame = pd.DataFrame(table)
     else:
         frame = _from_native(table)

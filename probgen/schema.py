@@ -198,7 +198,7 @@ class Column:
         return u
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Schema:
     """Frozen, serialisable description of a table.
 
@@ -212,6 +212,12 @@ class Schema:
     """
 
     columns: tuple[Column, ...]
+
+    def __repr__(self) -> str:
+        """One short line; `describe` says more."""
+        shown = ", ".join(f"{column.name}: {column.kind}" for column in self.columns[:4])
+        more = ", ..." if len(self.columns) > 4 else ""
+        return f"<Schema of {len(self.columns)} columns: {shown}{more}>"
 
     @classmethod
     def infer(

@@ -53,6 +53,10 @@ def select_components(
     folds: int,
 ) -> Selection:
     """Score each number of components, and fit the best; see `GaussianMixture.select`."""
+    if not isinstance(components, Iterable):
+        raise SchemaError(message(
+            f"components={components!r}", "several numbers to try", "pass range(1, 11), say"
+        ))  # fmt: skip
     candidates = sorted(set(components))
     if not candidates or criterion not in ("heldout", "bic", "icl"):
         raise SchemaError(message(
@@ -60,6 +64,11 @@ def select_components(
             "some numbers of components, and 'heldout', 'bic' or 'icl'", "correct the call",
         ))  # fmt: skip
     frame = to_frame(table)
+    if criterion == "heldout" and not 2 <= folds <= len(frame):
+        raise SchemaError(message(
+            f"folds={folds} for {len(frame)} rows", "2 folds or more, and a row in each",
+            "change folds",
+        ))  # fmt: skip
     schema = estimator.schema or Schema.infer(
         frame, estimator.columns, dequantise=estimator.dequantise
     )

@@ -184,7 +184,7 @@ def _present(
             message(
                 f"column(s) {foreign} that the model does not know",
                 f"columns among {list(schema.names)}",
-                "drop them, or pass extra='ignore'",
+                "drop them, or pass extra='ignore' where the verb takes it",
             )
         )
     wanted = {name for name in frame.columns if name in schema.number}
@@ -382,9 +382,10 @@ def _foreign_code(found: list[Any], column: Column, unseen: Unseen) -> int:
         )
     shown = ", ".join(repr(level) for level in found[:SHOWN])
     more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-    advice = "pass unseen='missing' to integrate them out"
+    advice = "where the verb takes it, pass unseen='missing' to integrate them out"
     if column.kind != "boolean":
         advice += ", or unseen='rare' for the mass of the reserved level"
+    advice += "; else replace them by NaN, or fit with a schema that declares them"
     raise SchemaError(
         message(
             f"level(s) {shown}{more} in column {column.name!r}",

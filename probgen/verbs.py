@@ -191,7 +191,8 @@ class Verbs:
                 [frame.index.repeat(int(n)), draw], names=[frame.index.name, "draw"]
             )
         table = self._decode(self._draw(batch.take(rows), generator), index)
-        return _keep_seen(table, frame.iloc[np.repeat(np.arange(len(frame)), int(n))])
+        kept = _keep_seen(table, frame.iloc[np.repeat(np.arange(len(frame)), int(n))])
+        return _with_dtypes(kept, table)
 
     def _draw(self, batch: Batch, generator: torch.Generator) -> np.ndarray:
         return queries.sample(self._predictive(), batch, generator).cpu().numpy()
@@ -219,6 +220,10 @@ class Verbs:
         data frame, or a list of them
         """
         check_is_fitted(self)
+        whole = isinstance(draws, int | np.integer) and not isinstance(draws, bool)
+        if draws is not None and not (whole and draws >= 0):
+            raise SchemaError(message(f"draws={draws!r}", "a whole number, 0 or more, or None",
+                                      "pass an int"))  # fmt: skip
         frame = to_frame(table)
         encoded = encode(frame, self.schema_)
         batch = self._batch(encoded, self._device)
@@ -377,8 +382,30 @@ def _outside(value: torch.Tensor, encoded: Encoded) -> np.ndarray:
 
 
 def _generator(random_state: int | None) -> torch.Generator:
-    seed = secrets.randbits(62) if random_state is None else int(random_state)
+    if random_state is None:
+        seed = secrets.randbits(62)
+    elif isinstance(random_state, np.random.RandomState):  # as `fit` takes it
+        seed = int(random_state.randint(2**31))
+    elif isinstance(random_state, int | np.integer) and not isinstance(random_state, bool):
+        seed = int(random_state)
+    else:
+        raise SchemaError(message(
+            f"random_state={random_state!r}", "a whole number, or None", "pass an int"
+        ))  # fmt: skip
     return torch.Generator().manual_seed(seed)
+
+
+def _with_dtypes(table: pd.DataFrame, like: pd.DataFrame) -> pd.DataFrame:
+    """`table` with the data types of `like`, where they hold the same values."""
+    for name in table.columns:
+        if table[name].dtype != like[name].dtype:
+            try:
+                cast = table[name].astype(like[name].dtype)
+            except (TypeError, ValueError):
+                continue  # a value that the type cannot hold, such as 1.5 in whole numbers
+            if (cast.astype(object) == table[name].astype(object)).all():
+                table[name] = cast
+    return table
 
 
 def _keep_seen(table: pd.DataFrame, source: pd.DataFrame) -> pd.DataFrame:

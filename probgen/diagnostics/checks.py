@@ -154,7 +154,9 @@ def _floor(model: Fitted, seen: _Scored, fit_floor: Floor | None, train: Any) ->
     if train is not None:
         floor, how = _floor_of_train(model, seen, fit_floor, train), "fitted to train"
     else:
-        floor, how = _crossfitted(model, seen, fit_floor), f"{FOLDS}-fold on table"
+        floor, how = _crossfitted(model, seen, fit_floor), (
+            f"{FOLDS}-fold on table"
+        )
     both = np.isfinite(seen.log_p) & np.isfinite(floor)
     gain = seen.log_p[both] - floor[both]
     if len(gain) < 2:

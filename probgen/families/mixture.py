@@ -61,7 +61,7 @@ class Mixture(Family):
         concentration: float = 1.0,
         mean_strength: float = 0.01,
         dof: float = 3.0,
-        spread: float = 0.01,
+        spread: float = 0.1,
         leaf_spread: float = 0.005,
         leaf_strength: float = 1.0,
         category_strength: float = 0.3,
