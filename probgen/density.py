@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -149,12 +148,15 @@ class Density(Verbs, DensityMixin, BaseEstimator):
         check_settings(self, draws=0)
         weight = check_weight(sample_weight, len(frame))
         require_two_weights(weight)
+        if weight is not None and not weight.all():  # weight 0 equals no row
+            frame, weight = frame[weight > 0], weight[weight > 0]
         training = self._training()
         schema = self.schema or Schema.infer(
             weighted_rows(frame, weight), self.columns, given, self.dequantise
         )
         seeds = spawn_seeds(training.random_state or 0, 2)
-        encoded = encode(frame, schema, jitter=np.random.default_rng(seeds[0]))
+        jitter = np.random.default_rng(seeds[0]) if self.dequantise else None
+        encoded = encode(frame, schema, jitter=jitter)
         require_rows(encoded)
         self._check(encoded)
         warn_of_structure(encoded, schema)
@@ -219,7 +221,13 @@ class Density(Verbs, DensityMixin, BaseEstimator):
         """What every verb uses: closed forms need no draws."""
         if posterior and self.family.closed_form:
             return Predictive(self.members_, [{} for _ in self.members_])
-        return self._with_draws if posterior else self._with_draws.at_point()
+        if posterior:
+            return self._with_draws
+        points = [member.point_globals() for member in self.members_]
+        known = [point for point in points if point is not None]
+        if len(known) == len(points):  # no need to draw first
+            return Predictive(self.members_, known, integrated=False)
+        return self._with_draws.at_point()
 
     @cached_property
     def _with_draws(self) -> Predictive:
@@ -239,13 +247,14 @@ class Density(Verbs, DensityMixin, BaseEstimator):
         """Log density (n,) of rows with exactly the fitted columns; NaN cells integrated out."""
         check_is_fitted(self)
         frame = score_frame(self, X)
-        with warnings.catch_warnings():
-            return self.log_prob(frame).to_numpy()
+        return self.log_prob(frame).to_numpy()
 
     def score(self, X: Any, y: object = None, sample_weight: Any = None) -> float:  # noqa: N803
         """Mean log density a row, nats, weighted by `sample_weight`."""
         values = self.score_samples(X)
         weight = check_weight(sample_weight, len(values))
+        if weight is not None and not weight.all():  # 0 times -inf is no number
+            values, weight = values[weight > 0], weight[weight > 0]
         return float(np.average(values, weights=weight))
 
     # --- files --------------------------------------------------------------------------

@@ -122,7 +122,8 @@ REPEATS = 10
 def weighted_rows(frame: pd.DataFrame, weight: np.ndarray | None) -> pd.DataFrame:
     """Rows that stand for a weighted table where it is described: weight 2 is the row twice.
 
-    Whole weights repeat rows; others take a systematic sample as long as the table.
+    Whole weights repeat rows; others take a systematic sample about as long as the table, in
+    which every row of positive weight stands once at least, so that no level is lost.
     """
     if weight is None or (weight == 1).all():
         return frame
@@ -131,7 +132,7 @@ def weighted_rows(frame: pd.DataFrame, weight: np.ndarray | None) -> pd.DataFram
         times = weight.astype(np.int64)
     else:
         marks = np.floor(np.cumsum(weight) / weight.sum() * len(frame) + 0.5)
-        times = np.diff(marks, prepend=0.0).astype(np.int64)
+        times = np.maximum(np.diff(marks, prepend=0.0), weight > 0).astype(np.int64)
     return frame.iloc[np.repeat(np.arange(len(frame)), times)]
 
 
@@ -172,7 +173,8 @@ def warn_of_structure(encoded: Encoded, schema: Schema) -> None:
 
 def count_distinct(encoded: Encoded, enough: int) -> int:
     """Number of distinct rows; stops looking once there are `enough`."""
-    both = np.where(encoded.seen, encoded.x, np.nan)
+    # holes are 0 in x, and equal holes make equal rows, which NaNs would not
+    both = np.concatenate([encoded.x, encoded.seen], 1)
     size = max(64, 4 * enough)
     while True:
         distinct = len(np.unique(both[:size], axis=0))

@@ -9,7 +9,7 @@ the mode that the guide found, which is what an interval around that fit means.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -17,39 +17,52 @@ from torch import Tensor
 from probgen.batch import Batch
 from probgen.family import Draws
 from probgen.leaves import gamma_draws, pick
-from probgen.likelihoods import Chunk, Components, Statistics
+from probgen.likelihoods import Chunk, Components, MixedRows, Statistics
 
-if TYPE_CHECKING:
-    from probgen.families.mixture import Mixture
-
-__all__ = ["posterior_draws"]
+__all__ = ["dirichlet_draw", "posterior_draws"]
 
 WARM_UP = 20
+#: sweeps for each draw that is kept: one draw a sweep had a median effective size near half
+#: of what 90 % intervals need
+THIN = 3
 #: multiply-adds that a chain may cost before `posterior="auto"` keeps the guide's draws:
 #: about a second on one core
-BUDGET = 3e8
+BUDGET = 6e8
 
 
 def posterior_draws(
-    family: Mixture, batch: Batch, count: int, generator: torch.Generator, forced: bool
+    rows: MixedRows,
+    components: Components,
+    plugin: Callable[[Draws], Components],
+    draw_weights: Callable[[Tensor, torch.Generator], Draws],
+    batch: Batch,
+    count: int,
+    generator: torch.Generator,
+    forced: bool,
 ) -> Draws:
-    """`count` draws of the globals by site name, each (S, ...); empty when over budget."""
+    """`count` draws of the globals by site name, each (S, ...); empty when over budget.
+
+    The chain starts at `components`. `plugin` turns a draw of the globals into components,
+    `draw_weights` draws the globals of the weights given the counts (k,) of the labels.
+    """
     x, seen, weight = _repeat(batch)
-    rows = family.rows
     d = len(rows.real)
     width = rows.k * (1 + d * d) + sum(leaf.size for _, leaf in rows.leaf_items())
-    if not forced and len(x) * width * (count + WARM_UP) > BUDGET:
+    if not forced and len(x) * width * (THIN * count + WARM_UP) > BUDGET:
         return {}
-    components = family.expected()
     kept: list[Draws] = []
-    for sweep in range(WARM_UP + count):
+    for sweep in range(WARM_UP + THIN * count):
         stats = rows.no_rows()
         for chunk in rows.chunks(x, seen, components):
             label = pick(chunk.logits.softmax(-1), generator)
-            _gather_hard(family, stats, chunk, label, weight[chunk.at], components, generator)
-        draw = _draw(family, stats, generator)
-        components = family.plugin(draw)
-        if sweep >= WARM_UP:
+            _gather_hard(rows, stats, chunk, label, weight[chunk.at], components, generator)
+        draw = draw_weights(stats.weights, generator)
+        if stats.moments is not None:
+            draw["mean"], draw["precision"] = rows.normals.draw(stats.moments, generator)
+        for slot, counts in stats.leaves.items():
+            draw[f"probs_{slot}"] = dirichlet_draw(rows.leaf(slot).prior + counts, generator)
+        components = plugin(draw)
+        if sweep >= WARM_UP and (sweep - WARM_UP) % THIN == 0:
             kept.append(draw)
     return {name: torch.stack([draw[name] for draw in kept]) for name in kept[0]}
 
@@ -67,7 +80,7 @@ def _repeat(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _gather_hard(
-    family: Mixture,
+    rows: MixedRows,
     stats: Statistics,
     chunk: Chunk,
     label: Tensor,
@@ -76,7 +89,6 @@ def _gather_hard(
     generator: torch.Generator,
 ) -> None:
     """Add the statistics of rows with drawn labels, hidden cells and basis indices."""
-    rows = family.rows
     r = torch.nn.functional.one_hot(label, rows.k).double() * weight[:, None]
     stats.weights += r.sum(0)
     if stats.moments is not None:
@@ -92,23 +104,7 @@ def _gather_hard(
         total.index_put_((own, basis), w, accumulate=True)
 
 
-def _draw(family: Mixture, stats: Statistics, generator: torch.Generator) -> Draws:
-    """All globals given complete data: conjugate draws."""
-    draw: Draws = {}
-    k, c = family.components, family.concentration
-    if k > 1 and family.weights == "dp":
-        after = stats.weights.flip(0).cumsum(0).flip(0) - stats.weights
-        ab = torch.stack([1 + stats.weights, c + after.clamp_min(0.0)], -1)[:-1]
-        draw["sticks"] = _dirichlet(ab, generator)[:, 0].clamp(1e-15, 1 - 1e-15)
-    elif k > 1:
-        draw["weights"] = _dirichlet(stats.weights + c / k, generator)
-    if stats.moments is not None:
-        draw["mean"], draw["precision"] = family.rows.normals.draw(stats.moments, generator)
-    for slot, counts in stats.leaves.items():
-        draw[f"probs_{slot}"] = _dirichlet(family.rows.leaf(slot).prior + counts, generator)
-    return draw
-
-
-def _dirichlet(alpha: Tensor, generator: torch.Generator) -> Tensor:
+def dirichlet_draw(alpha: Tensor, generator: torch.Generator) -> Tensor:
+    """A Dirichlet draw for each row of parameters (..., b)."""
     g = gamma_draws(alpha, generator)
     return g / g.sum(-1, keepdim=True)

@@ -22,6 +22,8 @@ __all__ = ["CategoryLeaf", "CountLeaf", "Leaf", "Look", "RealLeaf", "gamma_draws
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 TINY = 1e-300
+#: counts from which ratios of gamma functions are taken by their expansion: exact to 1e-12 there
+LARGE = 1e8
 
 
 def gamma_draws(shape: Tensor, generator: torch.Generator) -> Tensor:
@@ -122,7 +124,7 @@ class Leaf(nn.Module):
         return self.draw_basis(index, generator)
 
     def legal(self, weights: Tensor) -> Tensor:
-        """The weights (b,) of what may be sampled; not normalised."""
+        """The weights (..., b) of what may be sampled; not normalised."""
         return weights
 
     def around(self, x: Tensor, seen: Tensor) -> Tensor:
@@ -187,23 +189,22 @@ class CategoryLeaf(Leaf):
         if not self.reserved:
             return weights
         keep = torch.ones_like(weights)
-        keep[-1] = 0.0  # an unseen level has no name to sample
+        keep[..., -1] = 0.0  # an unseen level has no name to sample
         return weights * keep
 
     def draw_basis(self, index: Tensor, generator: torch.Generator) -> Tensor:
         return index.double()
 
     def centre_of(self, weights: Tensor) -> Tensor:
-        keep = torch.stack([self.legal(w) for w in weights])
-        return keep.argmax(-1).double()
+        return self.legal(weights).argmax(-1).double()
 
 
 class GridLeaf(Leaf):
     """Shared by leaves whose basis is laid out over the training values.
 
-    The pseudo-counts are ``spread`` for each basis density plus ``strength`` shared out
-    in proportion to the basis weights of the whole column, so that a component with few
-    rows falls back to the column's own margin (defaults: benchmarks/leaf_priors.py).
+    The pseudo-counts are ``spread`` times the basis density's `emphasis`, plus ``strength``
+    shared out in proportion to the basis weights of the whole column, so that a component
+    with few rows falls back to the column's own margin (benchmarks/leaf_priors.py chose both).
     """
 
     #: flexible leaves refuse to grow over this many basis densities
@@ -216,17 +217,21 @@ class GridLeaf(Leaf):
 
     def _set_prior(self, x: Tensor, weight: Tensor) -> None:
         """Prior pseudo-counts, from one averaging step over the column's values."""
-        flat = torch.full((self.size_of_basis(),), 1.0, dtype=torch.float64, device=x.device)
-        flat = flat / flat.sum()
+        emphasis = self.emphasis()
+        flat = emphasis / emphasis.sum()
         # a systematic sample is enough for a prior and keeps (n, b) small
         step = max(1, len(x) // 20_000)
         scaled = self.look(x[::step]).scaled
         w = weight[::step]
         share = flat * ((w / (scaled @ flat).clamp_min(TINY)) @ scaled) / w.sum().clamp_min(TINY)
-        self._lay(self.spread + self.strength * share)
+        self._lay(self.spread * flat * len(flat) + self.strength * share)
 
     def size_of_basis(self) -> int:
         raise TypeError("a grid leaf must define size_of_basis")
+
+    def emphasis(self) -> Tensor:
+        """How much the prior favours each basis density (b,), up to a factor."""
+        return torch.ones(self.size_of_basis(), dtype=torch.float64, device=self.prior.device)
 
 
 class RealLeaf(GridLeaf):
@@ -237,6 +242,9 @@ class RealLeaf(GridLeaf):
     centre reach beyond the most extreme training value.
     """
 
+    #: power of its width by which the prior favours a basis density: the narrow ones are
+    #: many, and equal favour would fit the noise
+    EMPHASIS = 1.0
     WIDTHS = tuple(2.0**-p for p in range(6))
     SPACING = 1.4
 
@@ -244,6 +252,9 @@ class RealLeaf(GridLeaf):
         super().__init__(k, spread, strength)
         self.register_buffer("centre", torch.zeros(0, dtype=torch.float64))
         self.register_buffer("width", torch.zeros(0, dtype=torch.float64))
+
+    def emphasis(self) -> Tensor:
+        return self.width.clamp(max=1.0) ** self.EMPHASIS
 
     def size_of_basis(self) -> int:
         return self.centre.shape[0]
@@ -347,10 +358,11 @@ class CountLeaf(GridLeaf):
         points = torch.where(v == self.points, 0.0, -torch.inf)
         poisson = torch.xlogy(v, self.poisson) - self.poisson - factorial
         r, m = self.shape, self.mean
-        binomial = (
-            torch.lgamma(v + r) - torch.lgamma(r) - factorial
-            + r * (r / (r + m)).log() + v * (m / (r + m)).log()
-        )  # fmt: skip
+        # of large counts both gammas are huge and their difference is not: Stirling's first term
+        rise = torch.where(
+            v > LARGE, (r - 1) * (v + 0.5 * r).log(), torch.lgamma(v + r) - factorial
+        )
+        binomial = rise - torch.lgamma(r) + r * (r / (r + m)).log() - v * (r / m).log1p()
         narrow = _log_cell_mass(v, self.centre, self.width)
         return torch.cat([points, poisson, binomial, narrow], 1)[back]
 

@@ -219,7 +219,8 @@ class MixedRows(nn.Module):
         pairs = 0 if exact else d * (d + 1) // 2
         widest = max([k * max(1, d if exact else 1), pairs]
                      + [leaf.size for _, leaf in self.leaf_items()])  # fmt: skip
-        step = max(256, CHUNK_ELEMENTS // widest)
+        # 256 rows at least, for speed, but not where a row is so wide that these are gigabytes
+        step = max(1, CHUNK_ELEMENTS // widest, min(256, 32 * CHUNK_ELEMENTS // widest))
         for rows, patterns in self.normals.groups(self.block(seen)):
             n = rows.stop if isinstance(rows, slice) else len(rows)
             for start in range(0, n, step):

@@ -325,12 +325,21 @@ def log_det_of(root: Tensor) -> Tensor:
 
 
 def cholesky(matrix: Tensor) -> Tensor:
-    """Cholesky with the least relative jitter that works: collinear columns are a real case."""
+    """Cholesky with the least relative jitter that works: collinear columns are a real case.
+
+    Each matrix of a batch gets its own, so that no row depends on others. Where none works
+    the factor is NaN: a loss made from it is caught, one made from a broken factor is not.
+    """
     root, info = torch.linalg.cholesky_ex(matrix)
     jitter = 1e-12
-    while bool((info > 0).any()) and jitter < 1e-3:
+    while bool((info > 0).any()):
+        left = (info > 0)[..., None, None]
+        if jitter >= 1e-3:
+            return torch.where(left, torch.nan, root)
         scale = matrix.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(1e-300)
         bump = torch.diag_embed((jitter * scale)[..., None].expand(matrix.shape[:-1]))
-        root, info = torch.linalg.cholesky_ex(matrix + bump)
+        again, found = torch.linalg.cholesky_ex(matrix + bump)
+        root = torch.where(left, again, root)
+        info = torch.where(info > 0, found, info)
         jitter *= 10
     return root

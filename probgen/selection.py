@@ -13,7 +13,6 @@ import torch
 from sklearn.base import clone
 from sklearn.model_selection import KFold
 
-from probgen.batch import Batch
 from probgen.density import Density
 from probgen.errors import NotSupported, SchemaError, message
 from probgen.families.mixture import Mixture
@@ -103,7 +102,7 @@ def _information(estimator: Density, frame: pd.DataFrame, criterion: str) -> flo
     value = -2 * float(logs.sum()) + free_parameters(family) * math.log(len(frame))
     if criterion == "icl":
         found = encode(frame, estimator.schema_)
-        batch = Batch.of(torch.from_numpy(found.x), torch.from_numpy(found.seen))
+        batch = estimator._batch(found, estimator._device)
         share = (family.row_latents(batch) or {})["component"]
         value -= 2 * float(torch.xlogy(share, share).sum())
     return value

@@ -27,6 +27,8 @@ LEVELS = 8
 
 #: clusters for each component before merging, and rows that a cluster must have on average
 SEGMENTS, LEAST_ROWS = 3, 4
+#: numbers in the products of a piece of rows: 32 MB of float64
+PIECE = 4_000_000
 #: one pseudo-row of this variance keeps the covariance of a small cluster from vanishing
 PSEUDO_VARIANCE = 0.01
 
@@ -90,10 +92,15 @@ class _Merger:
         none = weight.new_zeros(len(weight), 0)
         y, z = torch.cat(joint or [none], 1), torch.cat(alone or [none], 1)
         self.d, self.e = y.shape[1], z.shape[1]
-        pairs = (y[:, :, None] * y[:, None, :]).flatten(1)
-        rows = torch.cat([weight.new_ones(len(weight), 1), y, pairs, z, z.square(), *codes], 1)
-        sums = rows.new_zeros(many, rows.shape[1])
-        sums.index_add_(0, label, rows * weight[:, None])
+        width = 1 + self.d + self.d**2 + 2 * self.e + sum(self.levels)
+        sums = weight.new_zeros(many, width)
+        step = max(1, PIECE // width)
+        for at in (slice(i, i + step) for i in range(0, len(weight), step)):
+            w, u, v = weight[at, None], y[at], z[at]
+            pairs = (u[:, :, None] * u[:, None, :]).flatten(1)
+            rows = torch.cat([torch.ones_like(w), u, pairs, v, v.square(),
+                              *(code[at] for code in codes)], 1)  # fmt: skip
+            sums.index_add_(0, label[at], rows.mul_(w))
         self.alive = (sums[:, 0] > 0).nonzero()[:, 0]
         self.sums = sums[self.alive]
         self.owner = torch.zeros(many, dtype=torch.long, device=label.device)

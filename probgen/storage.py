@@ -71,6 +71,11 @@ def write_files(path: Path, files: Mapping[str, bytes]) -> None:
     OSError
         If they cannot be written; `FileExistsError` if something else is at `path`.
     """
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(message(
+            f"no folder {os.fspath(path.parent)!r}", "a folder to save the model in",
+            "create it, or correct the path",
+        ))  # fmt: skip
     if path.suffix == ".zip":
         # a link stays, and what it points to is replaced
         _replace(Path(os.path.realpath(path)), _zipped(files))

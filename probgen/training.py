@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import asdict, dataclass, field, fields
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
@@ -78,15 +79,16 @@ class Training:
     kappa: float = 0.7
 
     def __post_init__(self) -> None:
-        for name, low in (("max_epochs", 1), ("patience", 1), ("starts", 1), ("restarts", 1)):
-            _require(name, getattr(self, name), getattr(self, name) >= low, f"at least {low}")
+        for name in ("max_epochs", "patience", "starts", "restarts", "batch_size", "random_state"):
+            value, low = getattr(self, name), int(name != "random_state")
+            none = value is None and name in ("batch_size", "random_state")
+            whole = isinstance(value, Integral) and value >= low
+            _require(name, value, none or whole, f"a whole number, at least {low}")
         for name in ("learning_rate", "delay", "gradient_clip"):
             value = getattr(self, name)
             _require(name, value, value is None or 0 < value < math.inf, "a positive number")
         _require("tolerance", self.tolerance, self.tolerance >= 0, "0 or more")
         _require("validation", self.validation, 0 <= self.validation < 1, "0 <= share < 1")
-        size = self.batch_size
-        _require("batch_size", size, size is None or size >= 1, "at least 1, or None")
         _require("kappa", self.kappa, 0.5 < self.kappa <= 1, "0.5 < kappa <= 1")
         schedules = ("plateau", "cosine", "constant")
         _require("schedule", self.schedule, self.schedule in schedules, f"one of {schedules}")

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
+from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from sklearn.utils.validation import check_is_fitted
 
 from probgen import queries
@@ -105,7 +106,8 @@ class Verbs:
         """
         check_is_fitted(self)
         asked = encode(table, self.schema_, unseen=unseen, extra=extra)
-        joint, known = given_parts(asked, to_frame(table), given, self.schema_, unseen, extra)
+        named = to_frame(table, self.schema_.names)
+        joint, known = given_parts(asked, named, given, self.schema_, unseen, extra)
         predictive = self._predictive(posterior)
         batch = self._batch(joint, self._device)
         with torch.no_grad():
@@ -224,7 +226,7 @@ class Verbs:
         if draws is not None and not (whole and draws >= 0):
             raise SchemaError(message(f"draws={draws!r}", "a whole number, 0 or more, or None",
                                       "pass an int"))  # fmt: skip
-        frame = to_frame(table)
+        frame = to_frame(table, self.schema_.names)
         encoded = encode(frame, self.schema_)
         batch = self._batch(encoded, self._device)
         if draws is None:
@@ -415,10 +417,13 @@ def _keep_seen(table: pd.DataFrame, source: pd.DataFrame) -> pd.DataFrame:
         if name not in source.columns:
             out[name] = table[name]
             continue
-        own = source[name].set_axis(table.index)
-        out[name] = (
-            table[name].astype(own.dtype)
-            if own.isna().all()
-            else own.where(own.notna(), table[name])
-        )
+        own, filled = source[name].set_axis(table.index), table[name]
+        if own.isna().all():
+            # of a column of holes only numbers keep a type of the caller's that fits them
+            both = all(is_numeric_dtype(s) and not is_bool_dtype(s) for s in (own, filled))
+            out[name] = filled.astype(own.dtype) if both else filled
+            continue
+        if isinstance(own.dtype, pd.CategoricalDtype):
+            own = own.astype(filled.dtype)  # the caller's may lack the levels that fill it
+        out[name] = own.where(own.notna(), filled)
     return pd.DataFrame(out, index=table.index)

@@ -40,7 +40,8 @@ ROWS = [
     {"engines"},
     {"loop"},
     {"fitting"},
-    {"families", "gibbs"},  # gibbs: posterior draws of the mixture
+    {"gibbs"},  # posterior draws of the mixture
+    {"families"},
     {"queries"},
     # the faces
     {"diagnostics"},

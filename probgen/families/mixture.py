@@ -26,7 +26,7 @@ from torch import Tensor
 
 from probgen.batch import Batch
 from probgen.family import Draws, Family
-from probgen.gibbs import posterior_draws
+from probgen.gibbs import dirichlet_draw, posterior_draws
 from probgen.leaves import pick
 from probgen.likelihoods import Components, Covariance, MixedRows, RowMixture
 from probgen.normals import Kernel
@@ -145,9 +145,9 @@ class Mixture(Family):
 
     # --- posterior summaries --------------------------------------------------------
 
-    def _sticks(self) -> tuple[Tensor, Tensor]:
+    def _sticks(self, counts: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Beta parameters (k - 1,) of the stick-breaking proportions."""
-        counts = self.weight_counts
+        counts = self.weight_counts if counts is None else counts
         after = counts.flip(0).cumsum(0).flip(0) - counts
         return 1 + counts[:-1], self.concentration + after[:-1].clamp_min(0.0)
 
@@ -215,6 +215,7 @@ class Mixture(Family):
 
     def start(self, batch: Batch, generator: torch.Generator) -> None:
         """Start from merged k-means clusters or, where all leaves are flexible, from rows."""
+        generator = self._here(generator)
         if self.covariance == "flexible":
             self._start_from_rows(batch, generator)
             return
@@ -226,6 +227,14 @@ class Mixture(Family):
         hard = torch.nn.functional.one_hot(label, self.components).double()
         # a little of every row everywhere keeps all components alive for the first step
         self.start_from(batch, 0.95 * hard + 0.05 / self.components)
+
+    def _here(self, generator: torch.Generator) -> torch.Generator:
+        """A generator on this family's device: torch refuses another device's."""
+        device = self.weight_counts.device
+        if generator.device.type == device.type:
+            return generator
+        seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+        return torch.Generator(device).manual_seed(seed)
 
     def _start_from_rows(self, batch: Batch, generator: torch.Generator) -> None:
         """Each component starts as a random row, smoothed half-way to the table's margins.
@@ -277,8 +286,19 @@ class Mixture(Family):
         self.reorder(self.weight_counts.argsort(descending=True, stable=True))
         if self.posterior != "mean_field" and self.count:
             self.refined = posterior_draws(
-                self, batch, self.count, generator, forced=self.posterior == "gibbs"
-            )
+                self.rows, self.expected(), self.plugin, self._draw_weights, batch,
+                self.count, self._here(generator), forced=self.posterior == "gibbs",
+            )  # fmt: skip
+
+    def _draw_weights(self, counts: Tensor, generator: torch.Generator) -> Draws:
+        """The globals of the weights given how many rows each component holds (k,)."""
+        if self.components == 1:
+            return {}
+        if self.weights == "dp":
+            ab = torch.stack(self._sticks(counts), -1)
+            return {"sticks": dirichlet_draw(ab, generator)[:, 0].clamp(1e-15, 1 - 1e-15)}
+        alpha = counts + self.concentration / self.components
+        return {"weights": dirichlet_draw(alpha, generator)}
 
     def reorder(self, order: Tensor) -> None:
         """Permute the components; a DP's sticks are defined by the order, so its draws go."""
@@ -349,7 +369,9 @@ class Mixture(Family):
 
     def complete(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Unseen cells drawn exactly given the seen ones, from the predictive."""
-        return self.rows.complete(_values(batch), batch.seen, self.predictive(), generator)
+        return self.rows.complete(
+            _values(batch), batch.seen, self.predictive(), self._here(generator)
+        )
 
     def expect(self, batch: Batch) -> Tensor:
         """Unseen cells at their mean or mode given the seen ones."""

@@ -110,7 +110,8 @@ def _histograms(ax: Axes, real: pd.Series, drawn: pd.Series, column: Column) -> 
             ax.stairs(height, edges, fill=True, color=DATA, alpha=0.45, label="data")
         else:
             ax.stairs(height, edges, color=MODEL, linewidth=1.8, label="model")
-    ax.set_ylabel("density per day" if is_date(real) else "density")
+    days = is_date(real) or column.unit is not None
+    ax.set_ylabel("density per day" if days else "density")
     fit_ticks(ax.xaxis, column)
 
 

@@ -43,11 +43,12 @@ def surprisal(
     Returns
     -------
     Axes
-        Rows with holes have fewer cells to be surprised by, and so lie further left.
+        Rows with holes have fewer cells to be surprised by, and so lie further left; the rows
+        that the model draws have the holes of rows of the table.
     """
     ax = own_axes(ax)
     values = model.surprisal(table)
-    usual = model.surprisal(model.sample(samples, random_state=random_state)).to_numpy()
+    usual = model.surprisal(_with_holes_of(model, table, samples, random_state)).to_numpy()
     finite = values[np.isfinite(values)]
     edges = np.histogram_bin_edges(np.concatenate([finite, usual]), bins=40)
     ax.hist(
@@ -66,6 +67,16 @@ def surprisal(
         ax.set_title(f"{beyond} impossible row(s) are not shown", fontsize="medium", loc="left")
     ax.legend(frameon=False)
     return clean(ax)
+
+
+def _with_holes_of(model: Density, table: Any, samples: int, random_state: int) -> pd.DataFrame:
+    """Rows that the model draws, with the columns and the holes of random rows of the table."""
+    frame = to_frame(table, model.schema_.names)
+    drawn = model.sample(samples, random_state=random_state)[list(frame.columns)]
+    if not len(frame) or not frame.isna().to_numpy().any():
+        return drawn
+    rows = np.random.default_rng(random_state).integers(len(frame), size=samples)
+    return drawn.mask(frame.isna().to_numpy()[rows])
 
 
 def _mark(ax: Axes, worst: pd.Series, width: float, top: float) -> None:

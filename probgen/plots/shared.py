@@ -93,11 +93,13 @@ def is_date(series: pd.Series) -> bool:
 
 
 def numbers(series: pd.Series) -> Array:
-    """Seen values (n,) as numbers; dates in days since 1970."""
+    """Seen values (n,) as numbers; dates in days since 1970, durations in days."""
     seen = series.dropna()
     if is_date(seen):
         start = pd.Timestamp(0, tz=getattr(seen.dt, "tz", None))
         return ((seen - start) / pd.Timedelta(days=1)).to_numpy(dtype=np.float64)
+    if pd.api.types.is_timedelta64_dtype(seen.dtype):
+        return (seen / pd.Timedelta(days=1)).to_numpy(dtype=np.float64)
     return pd.to_numeric(seen).to_numpy(dtype=np.float64)
 
 
@@ -144,6 +146,10 @@ def cell(value: object) -> str:
     """A value of the table as a short text."""
     if isinstance(value, float | np.floating):
         return f"{value:,.6g}"
+    if isinstance(value, pd.Timestamp):
+        return str(value.date()) if value == value.normalize() else f"{value:%Y-%m-%d %H:%M}"
+    if isinstance(value, pd.Timedelta):
+        return str(value.round("s"))
     return short(value, 16)
 
 

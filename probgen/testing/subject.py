@@ -16,7 +16,7 @@ from sklearn.base import clone
 
 from probgen.batch import Batch
 from probgen.density import Density
-from probgen.errors import SchemaError, message
+from probgen.errors import NotSupported, SchemaError, message
 from probgen.family import Family
 from probgen.schema import Schema
 from probgen.table import encode
@@ -228,7 +228,7 @@ def _run(subject: Subject, name: str, reason: str | None) -> Result:
     clock = time.perf_counter()
     try:
         CHECKS[name](subject)
-    except NotApplicable as why:
+    except (NotApplicable, NotSupported) as why:  # a family may refuse a question, not fake it
         result.status, result.why = "skipped", str(why)
     except Exception as error:  # noqa: BLE001 - any error of the family is the check's finding
         kind = "" if isinstance(error, BrokenPromise) else f"{type(error).__name__}: "
