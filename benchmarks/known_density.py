@@ -62,7 +62,8 @@ def main(data: str, only: str = "", **setting: object) -> pd.DataFrame:
     setting = SETTING | setting
     print("setting", setting)
     rows = {}
-    for path in sorted(p for p in folder.glob("*.npz") if only in p.stem):
+    chosen = (p for p in folder.glob("*.npz") if only in p.stem)
+    for path in sorted(chosen, key=lambda p: p.stat().st_size):  # small ones first
         rows[path.stem] = gap(path, **setting)
         print(path.stem, *(f"{k}={v:.3f}" for k, v in rows[path.stem].items()), flush=True)
     table = pd.DataFrame(rows).T

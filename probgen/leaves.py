@@ -331,7 +331,7 @@ class CountLeaf(GridLeaf):
         self._set_prior(x, weight)
 
     def _narrow(self, ordered: Tensor, mass: Tensor) -> None:
-        """Rounded normals, only at widths below a Poisson's at the same place."""
+        """Rounded normals, only at widths below those of all other kernels at the same place."""
         n = float(mass[-1]) if len(mass) else 0.0
         if n < 8:
             return
@@ -344,7 +344,8 @@ class CountLeaf(GridLeaf):
             if width < 0.5:
                 break
             grid = _occupied(ordered, mass, width, 1.4, least=4)
-            grid = grid[grid > width**2]
+            # the narrowest other kernel: the negative binomial of the largest shape
+            grid = grid[grid + grid.square() / self.SHAPES[0][0] > width**2]
             centres.append(grid)
             widths.append(torch.full_like(grid, width))
         if centres:
@@ -440,4 +441,7 @@ def _log_cell_mass(v: Tensor, centre: Tensor, width: Tensor) -> Tensor:
     upper = torch.special.log_ndtr(high)
     gap = (torch.special.log_ndtr(low) - upper).clamp_max(-1e-15)
     whole = torch.special.log_ndtr((centre + 0.5) / width)
-    return upper + torch.log(-torch.expm1(gap)) - whole
+    # of a wide normal the difference has few digits, and the density at the middle has all
+    middle = -0.5 * ((v - centre) / width).square() - HALF_LOG_2PI - width.log()
+    exact = upper + torch.log(-torch.expm1(gap))
+    return torch.where(width > 1e4, middle, exact) - whole

@@ -82,7 +82,7 @@ class Training:
         for name in ("max_epochs", "patience", "starts", "restarts", "batch_size", "random_state"):
             value, low = getattr(self, name), int(name != "random_state")
             none = value is None and name in ("batch_size", "random_state")
-            whole = isinstance(value, Integral) and value >= low
+            whole = isinstance(value, Integral) and int(value) >= low
             _require(name, value, none or whole, f"a whole number, at least {low}")
         for name in ("learning_rate", "delay", "gradient_clip"):
             value = getattr(self, name)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy.stats import nbinom
+from scipy.stats import nbinom, norm
 
 import probgen as pg
 from probgen.door import count_distinct
@@ -149,6 +149,17 @@ def test_the_mass_of_a_negative_binomial_is_right_beyond_its_expansion() -> None
     near = mean > 1e7
     expected = nbinom.logpmf(v.numpy()[:, None], shape, shape / (shape + mean))
     np.testing.assert_allclose(found[:, near], expected[:, near], atol=1e-5)
+
+
+@pytest.mark.parametrize(("centre", "sd"), [(5e4, 2e3), (1.7e12, 3e8), (1e15, 1e12)])
+def test_counts_far_from_0_keep_their_spread(centre: float, sd: float) -> None:
+    """Between a Poisson's width and a fifth of the mean: wages, populations, time stamps."""
+    rng = np.random.default_rng(0)
+    x, new = (np.rint(rng.normal(centre, sd, 2000)) for _ in range(2))
+    table = pd.DataFrame({"k": x})
+    model = pg.Independent(random_state=0, columns={"k": "count"}).fit(table)
+    gap = norm.logpdf(new, centre, sd).mean() - model.score(pd.DataFrame({"k": new}))
+    assert gap < 0.02
 
 
 def test_jitter_of_one_matrix_leaves_the_others_alone_and_failure_is_nan() -> None:
