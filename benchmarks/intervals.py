@@ -105,11 +105,12 @@ def coverage(
     d: int, n: int, k: int, simulations: int, covariance: str = "full", **setting
 ) -> None:
     """Coverage over truths drawn from the prior."""
-    setting = {"components": k, "covariance": covariance, "draws": 200} | setting
+    prior = {"dof": 3.0, "spread": 0.1}  # the same for the truth and the fit
+    setting = {"components": k, "covariance": covariance, "draws": 200} | prior | setting
     clock = time.perf_counter()
     rates = []
     for seed in range(simulations):
-        family = Mixture(plain_schema(d), k, covariance)
+        family = Mixture(plain_schema(d), k, covariance, **prior)
         truth = truth_from_prior(family, seed)
         rates.append(covered(truth, family, n, seed, setting))
     print(f"coverage of 90 % intervals, truths from the prior, d={d} n={n} {setting}: "

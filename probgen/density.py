@@ -62,7 +62,7 @@ class Density(Verbs, DensityMixin, BaseEstimator):
     device : str
         "auto" uses a GPU where there is one.
     random_state : int, optional
-        Seed; None takes a fresh one, recorded in ``result_.seed``.
+        Seed; None takes a fresh one, recorded in ``seed_``.
     progress : bool
         Show a progress bar.
     columns : dict, optional
@@ -82,6 +82,8 @@ class Density(Verbs, DensityMixin, BaseEstimator):
         What happened in each fit.
     result_ : FitResult
         The same of the first restart.
+    seed_ : int
+        Repeats the fit as `random_state` (not kept in a saved model).
     converged_ : bool
         Whether every restart converged.
     n_features_in_, feature_names_in_
@@ -167,6 +169,7 @@ class Density(Verbs, DensityMixin, BaseEstimator):
             batch, held = split(batch, self.validation, torch.Generator().manual_seed(seeds[1]))
         fits = fit_starts(lambda: self._make(schema).to(device), batch, training, held)
         self._install(schema, fits)
+        self.seed_ = training.random_state
         return self
 
     def _install(self, schema: Schema, fits: list[tuple[Family, FitResult]]) -> None:

@@ -68,12 +68,13 @@ class GaussianMixture(Density):
         Total pseudo-count of the weights.
     mean_strength : float
         Pseudo-count of the prior mean (the column's own mean).
-    dof : float
+    dof : float, optional
         Degrees of freedom of the covariance prior, above the least that is proper.
-    spread : float
-        Prior variance inside a component, as a share of the column's variance. The default
-        lies between 0.3, best on tables with few rows for their columns, and 0.01, best on
-        large tables of thin components (benchmarks/mixture_defaults.py).
+    spread : float, optional
+        Prior variance inside a component, as a share of the column's variance. None goes by
+        the rows there are for each component and column: from dof 3 and spread 0.1 where
+        they are plenty to a prior as strong as the columns are many, at spread 1, where
+        there are three or fewer (benchmarks/mixture_defaults.py).
     category_strength : float
         Pseudo-count of each level of a category inside a component.
     posterior : {"auto", "gibbs", "mean_field"}
@@ -102,8 +103,8 @@ class GaussianMixture(Density):
     weights: Literal["dirichlet", "dp"] = "dirichlet"
     concentration: float = 1.0
     mean_strength: float = 0.01
-    dof: float = 3.0
-    spread: float = 0.1
+    dof: float | None = None
+    spread: float | None = None
     category_strength: float = 0.3
     posterior: Literal["auto", "gibbs", "mean_field"] = "auto"
     batch_size: int | None = None
@@ -149,8 +150,10 @@ class GaussianMixture(Density):
         check_settings(
             self, components=1, covariance=get_args(Covariance), weights=("dirichlet", "dp"),
             posterior=("auto", "gibbs", "mean_field"), concentration=0.0, mean_strength=0.0,
-            dof=0.0, spread=0.0, category_strength=0.0,
+            category_strength=0.0,
         )  # fmt: skip
+        given = {n: 0.0 for n in ("dof", "spread") if getattr(self, n) is not None}
+        check_settings(self, **given)
         distinct = count_distinct(encoded, self.components)
         if distinct < self.components:
             raise SchemaError(message(

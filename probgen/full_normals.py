@@ -52,12 +52,32 @@ class FullNormals(Normals):
     needs_filling = True
 
     def __init__(
-        self, k: int, d: int, shared: bool, mean_strength: float, dof: float, spread: float
+        self,
+        k: int,
+        d: int,
+        shared: bool,
+        mean_strength: float,
+        dof: float | None,
+        spread: float | None,
     ) -> None:
         super().__init__(k, d, shared, mean_strength)
-        self.dof = dof + d - 1  # dof counts from the least that is proper
-        self.spread = spread * (dof - 2 if dof > 2 else 1.0)
+        self._ask(dof, spread)
         self._hold(self.zeros(torch.device("cpu")))
+
+    @property
+    def width(self) -> int:
+        """All slots."""
+        return self.d
+
+    @property
+    def dof(self) -> float:
+        """Degrees of freedom of the Wishart prior; the setting counts from the least proper."""
+        return float(self.variance_prior[0]) + self.d - 1
+
+    @property
+    def spread(self) -> float:
+        """The inverse scale matrix of the Wishart prior is this times the identity."""
+        return float(self.variance_prior[1])
 
     def zeros(self, device: torch.device) -> Moments:
         """Statistics of no rows."""

@@ -303,8 +303,17 @@ class CountLeaf(GridLeaf):
 
     def __init__(self, k: int, spread: float = 0.005, strength: float = 1.0) -> None:
         super().__init__(k, spread, strength)
+        self.reach = 1.0
         for name in ("points", "poisson", "mean", "shape", "centre", "width"):
             self.register_buffer(name, torch.zeros(0, dtype=torch.float64))
+
+    def emphasis(self) -> Tensor:
+        # a kernel much wider than the column would put wild values into samples
+        spread = torch.cat([
+            torch.zeros_like(self.points), self.poisson.sqrt(),
+            (self.mean + self.mean.square() / self.shape).sqrt(), self.width,
+        ])  # fmt: skip
+        return (self.reach / spread.clamp_min(1e-9)).clamp(max=1.0) ** 2
 
     def size_of_basis(self) -> int:
         return sum(len(t) for t in (self.points, self.poisson, self.mean, self.centre))
@@ -328,6 +337,7 @@ class CountLeaf(GridLeaf):
         self.mean = torch.tensor(grid, dtype=torch.float64, device=device)
         self.shape = torch.tensor(shapes, dtype=torch.float64, device=device)
         self._narrow(ordered, mass)
+        self.reach = 2.0 * float(x.std(correction=0)) + 0.5 if len(x) else 1.0
         self._set_prior(x, weight)
 
     def _narrow(self, ordered: Tensor, mass: Tensor) -> None:

@@ -141,8 +141,8 @@ class MixedRows(nn.Module):
         k: int,
         covariance: Covariance,
         mean_strength: float,
-        dof: float,
-        spread: float,
+        dof: float | None,
+        spread: float | None,
         leaf_spread: float,
         leaf_strength: float,
         category_strength: float,
@@ -174,12 +174,12 @@ class MixedRows(nn.Module):
         for name, leaf in self.leaves.items():
             yield int(name), leaf  # type: ignore[misc]
 
-    def begin(self, x: Tensor, seen: Tensor, weight: Tensor) -> None:
-        """Lay the leaves out over training rows, and forget all statistics."""
+    def begin(self, x: Tensor, seen: Tensor, weight: Tensor, total: float) -> None:
+        """Lay the leaves out over training rows of a table of `total` rows; forget all rows."""
         for i, leaf in self.leaf_items():
             on = seen[:, i] & (weight > 0)
             leaf.begin(x[on, i], weight[on])
-        self.normals.reset()
+        self.normals.begin(total)
         self.forget()
 
     def block(self, values: Tensor) -> Tensor:

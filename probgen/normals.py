@@ -89,10 +89,43 @@ class Normals(nn.Module):
     count: Tensor
     first: Tensor
     second: Tensor
+    variance_prior: Tensor
 
     def __init__(self, k: int, d: int, shared: bool, mean_strength: float) -> None:
         super().__init__()
         self.k, self.d, self.shared, self.mean_strength = k, d, shared, mean_strength
+
+    def _ask(self, dof: float | None, spread: float | None) -> None:
+        """Settings of the variance prior; None is settled by `begin`."""
+        self._asked = dof, spread
+        self.register_buffer("variance_prior", torch.zeros(2, dtype=torch.float64))
+        self._settle(0.0)
+
+    def _settle(self, sparse: float) -> None:
+        """Degrees of freedom, and the variance times what exceeds two of them.
+
+        `sparse` is how few rows there are for each number of a covariance: 0 for plenty, 1
+        for so few that the prior, as strong as d rows of the column's own variance, decides.
+        """
+        dof, spread = self._asked
+        dof = 3.0 + sparse * self.width if dof is None else dof
+        spread = 0.1 ** (1.0 - sparse) if spread is None else spread
+        scaled = spread * (dof - 2.0 if dof > 2.0 else 1.0)
+        self.variance_prior = self.variance_prior.new_tensor([dof, scaled])
+
+    @property
+    def width(self) -> int:
+        """Slots whose covariance is learned jointly."""
+        raise TypeError(f"{type(self).__name__} must define width")
+
+    def begin(self, rows: float) -> None:
+        """Forget all rows, and settle the prior for a table of so many.
+
+        Three rows for each component and joint slot are few (benchmarks/mixture_defaults.py).
+        """
+        k = 1 if self.shared and self.width > 1 else self.k
+        self._settle(min(1.0, 3.0 * k * self.width / max(rows, 1.0)))
+        self.reset()
 
     def _hold(self, moments: Moments) -> None:
         self.register_buffer("count", moments.count)
@@ -133,12 +166,32 @@ class DiagonalNormals(Normals):
     needs_filling = False
 
     def __init__(
-        self, k: int, d: int, shared: bool, mean_strength: float, dof: float, spread: float
+        self,
+        k: int,
+        d: int,
+        shared: bool,
+        mean_strength: float,
+        dof: float | None,
+        spread: float | None,
     ) -> None:
         super().__init__(k, d, shared, mean_strength)
-        self.shape0 = 0.5 * dof
-        self.rate0 = 0.5 * spread * (dof - 2 if dof > 2 else 1.0)
+        self._ask(dof, spread)
         self._hold(self.zeros(torch.device("cpu")))
+
+    @property
+    def width(self) -> int:
+        """One: slots are independent."""
+        return 1
+
+    @property
+    def shape0(self) -> float:
+        """Shape of the gamma prior."""
+        return 0.5 * float(self.variance_prior[0])
+
+    @property
+    def rate0(self) -> float:
+        """Rate of the gamma prior."""
+        return 0.5 * float(self.variance_prior[1])
 
     def zeros(self, device: torch.device) -> Moments:
         """Statistics of no rows."""

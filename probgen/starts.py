@@ -2,7 +2,7 @@
 
 k-means++ cuts the rows into more clusters than asked for; pairs are then merged that cost
 the classification likelihood least, until k are left. One such start is about as good as
-the best of ten from k-means alone (benchmarks/mixture_starts.py). Stock implementations know
+the best of ten from k-means alone (benchmarks/mixture_fit.py). Stock implementations know
 neither holes nor mixed columns, which is why the features are built here.
 
 References: Arthur and Vassilvitskii (2007), k-means++: the advantages of careful seeding,

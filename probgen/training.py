@@ -121,7 +121,7 @@ class FitResult:
     device, engine : str
         Where and how the steps were computed.
     seed : int
-        Repeats the fit as `random_state`.
+        Repeats this restart as `random_state` of `fit`.
     batch_size : int
         Rows a step.
     learning_rate : float

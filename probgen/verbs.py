@@ -150,7 +150,12 @@ class Verbs:
     # --- generating ---------------------------------------------------------------------
 
     def sample(
-        self, n: int = 1, given: Given = None, random_state: int | None = None
+        self,
+        n: int = 1,
+        given: Given = None,
+        random_state: int | None = None,
+        unseen: Literal["error", "missing"] = "error",
+        extra: Extra = "error",
     ) -> pd.DataFrame:
         """New rows: fitted columns, data types and legal values.
 
@@ -162,6 +167,10 @@ class Verbs:
             Cells that are held fixed.
         random_state : int, optional
             Seed; None draws afresh at each call.
+        unseen : {"error", "missing"}
+            What a level absent at fit means in `given`: an error, or a cell to be drawn.
+        extra : {"error", "ignore"}
+            What to do with columns of `given` that were not fitted.
 
         Returns
         -------
@@ -178,7 +187,7 @@ class Verbs:
             return self._decode(self._draw(batch, generator), None)
         single = isinstance(given, Mapping)
         frame = given_rows(given)
-        known = encode(frame, self.schema_)
+        known = encode(frame, self.schema_, unseen=unseen, extra=extra)
         if known.illegal.any():
             raise SchemaError(message(
                 f"{int(known.illegal.sum())} impossible row(s) in given",
@@ -203,7 +212,12 @@ class Verbs:
         return decode(x, self.schema_, index)
 
     def impute(
-        self, table: Any, draws: int | None = None, random_state: int | None = None
+        self,
+        table: Any,
+        draws: int | None = None,
+        random_state: int | None = None,
+        unseen: Unseen = "error",
+        extra: Extra = "error",
     ) -> pd.DataFrame | list[pd.DataFrame]:
         """Fill the holes of a table; seen cells come back as they are.
 
@@ -212,10 +226,14 @@ class Verbs:
         table : data frame
             All or some of the fitted columns.
         draws : int, optional
-            None fills with means (modes of categories) given the seen cells; a number
+            None fills with the centre given the seen cells: the mean of a real column, the
+            median of a count, the mode of a category, and for positive and bounded columns
+            the mean on the scale of their bijection, which is near their median. A number
             returns that many tables with holes drawn from their joint predictive.
         random_state : int, optional
             Seed of the draws.
+        unseen, extra
+            As in `log_prob`; foreign columns and levels come back as they are.
 
         Returns
         -------
@@ -227,20 +245,23 @@ class Verbs:
             raise SchemaError(message(f"draws={draws!r}", "a whole number, 0 or more, or None",
                                       "pass an int"))  # fmt: skip
         frame = to_frame(table, self.schema_.names)
-        encoded = encode(frame, self.schema_)
+        encoded = encode(frame, self.schema_, unseen=unseen, extra=extra)
         batch = self._batch(encoded, self._device)
         if draws is None:
             with torch.no_grad():
-                filled = self._expected(batch)
-            return _keep_seen(self._decode(filled, frame.index)[list(frame.columns)], frame)
+                return self._filled(self._expected(batch), frame)
         generator = _generator(random_state)
-        return [
-            _keep_seen(
-                self._decode(self._draw(batch, generator), frame.index)[list(frame.columns)],
-                frame,
-            )
-            for _ in range(draws)
-        ]
+        return [self._filled(self._draw(batch, generator), frame) for _ in range(draws)]
+
+    def _filled(self, x: np.ndarray, frame: pd.DataFrame) -> pd.DataFrame:
+        """The caller's frame with its holes taken from encoded rows without holes."""
+        for place, slot in enumerate(self.schema_.slots):
+            if slot.reserved:  # a foreign level: the caller's own cell stands there
+                x[x[:, place] == slot.size - 1, place] = 0.0
+        known = [name for name in frame.columns if name in self.schema_.number]
+        filled = _keep_seen(self._decode(x, frame.index)[known], frame[known])
+        columns = {n: filled[n] if n in self.schema_.number else frame[n] for n in frame.columns}
+        return pd.DataFrame(columns, index=frame.index)
 
     def _expected(self, batch: Batch) -> np.ndarray:
         """Holes at their mean or mode; restarts weigh by the density of the seen cells."""
@@ -264,14 +285,14 @@ class Verbs:
 
     # --- latents ------------------------------------------------------------------------
 
-    def latent(self, table: Any) -> pd.DataFrame:
+    def latent(self, table: Any, unseen: Unseen = "error", extra: Extra = "error") -> pd.DataFrame:
         """Latents of each row: label probabilities, or mean and sd under the guide.
 
         Columns are ``name[code]`` for labels; ``name`` and ``name.sd`` (with an index where
         there are several dimensions) for others. Of several restarts, those of the first.
         """
         check_is_fitted(self)
-        encoded = encode(table, self.schema_)
+        encoded = encode(table, self.schema_, unseen=unseen, extra=extra)
         batch = self._batch(encoded, self._device)
         with torch.no_grad():
             labels = self.members_[0].row_latents(batch)
@@ -288,10 +309,12 @@ class Verbs:
             {name: value.cpu().numpy() for name, value in parts.items()}, index=encoded.index
         )
 
-    def reconstruct(self, table: Any) -> pd.DataFrame:
+    def reconstruct(
+        self, table: Any, unseen: Unseen = "error", extra: Extra = "error"
+    ) -> pd.DataFrame:
         """The rows as the model sees them, through their latents and back."""
         check_is_fitted(self)
-        encoded = encode(table, self.schema_)
+        encoded = encode(table, self.schema_, unseen=unseen, extra=extra)
         batch = self._batch(encoded, self._device)
         with torch.no_grad():
             x = self.members_[0].reconstruct(batch)

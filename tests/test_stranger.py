@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 import probgen as pg
+from probgen.datasets import penguins
 from probgen.errors import SchemaError
 
 
@@ -122,3 +123,16 @@ def test_the_surprisal_plot_compares_rows_with_the_same_holes(model, table):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model.surprisal(drawn)
+
+
+def test_foreign_levels_and_columns_in_every_verb():
+    table = penguins()
+    model = pg.GaussianMixture(2, random_state=0, starts=1, draws=5).fit(table)
+    new = table.head(4).assign(species=["Emu", None, "Adelie", "Emu"], note="x")
+    filled = model.impute(new, unseen="rare", extra="ignore")
+    assert filled["species"].iloc[[0, 3]].tolist() == ["Emu", "Emu"]
+    assert filled["note"].eq("x").all() and filled.drop(columns="note").notna().all().all()
+    for verb in (model.latent, model.reconstruct):
+        assert len(verb(new, unseen="missing", extra="ignore")) == 4
+    drawn = model.sample(1, given=new[["species"]], unseen="missing", random_state=0)
+    assert drawn["species"].isin(table["species"].unique()).all()

@@ -60,8 +60,8 @@ class Mixture(Family):
         weights: Literal["dirichlet", "dp"] = "dirichlet",
         concentration: float = 1.0,
         mean_strength: float = 0.01,
-        dof: float = 3.0,
-        spread: float = 0.1,
+        dof: float | None = None,
+        spread: float | None = None,
         leaf_spread: float = 0.005,
         leaf_strength: float = 1.0,
         category_strength: float = 0.3,
@@ -243,7 +243,7 @@ class Mixture(Family):
         on benchmarks/known_density.py.
         """
         x, weight, k = _values(batch), batch.weight.double(), self.components
-        self.rows.begin(x, batch.seen, weight)
+        self.rows.begin(x, batch.seen, weight, batch.total)
         rows = pick(weight.expand(k, -1), generator)
         share = batch.total / k
         for i, leaf in self.rows.leaf_items():
@@ -253,7 +253,7 @@ class Mixture(Family):
     def start_from(self, batch: Batch, responsibilities: Tensor) -> None:
         """Start from given responsibilities (n, k)."""
         x, weight = _values(batch), batch.weight.double()
-        self.rows.begin(x, batch.seen, weight)
+        self.rows.begin(x, batch.seen, weight, batch.total)
         self.weight_counts = torch.zeros_like(self.weight_counts)
         margin = Components(
             self.weight_counts, self.rows.normals.unit() if self.rows.real else None,
