@@ -201,8 +201,13 @@ class Verbs:
             index = pd.MultiIndex.from_arrays(
                 [frame.index.repeat(int(n)), draw], names=[frame.index.name, "draw"]
             )
+        drawn = frame.copy(deep=False)
+        for place, slot in enumerate(self.schema_.slots):
+            name = self.schema_.columns[slot.column].name
+            if slot.reserved and name in frame.columns:  # foreign levels are drawn, not kept
+                drawn[name] = frame[name].where(known.seen[:, place])
         table = self._decode(self._draw(batch.take(rows), generator), index)
-        kept = _keep_seen(table, frame.iloc[np.repeat(np.arange(len(frame)), int(n))])
+        kept = _keep_seen(table, drawn.iloc[np.repeat(np.arange(len(frame)), int(n))])
         return _with_dtypes(kept, table)
 
     def _draw(self, batch: Batch, generator: torch.Generator) -> np.ndarray:
