@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from probgen import cells
 from probgen.errors import SchemaError, SchemaTypeError, message
 
-__all__ = ["to_frame"]
+__all__ = ["keep_seen", "to_frame", "with_dtypes"]
 
 
 def to_frame(table: Any, names: Sequence[Hashable] | None = None) -> pd.DataFrame:
@@ -121,3 +122,35 @@ def _check_names(columns: pd.Index) -> None:
                 "convert them: table.columns = table.columns.astype(str)",
             )
         )
+
+
+def with_dtypes(table: pd.DataFrame, like: pd.DataFrame) -> pd.DataFrame:
+    """`table` with the data types of `like`, where they hold the same values."""
+    for name in table.columns:
+        if table[name].dtype != like[name].dtype:
+            try:
+                cast = table[name].astype(like[name].dtype)
+            except (TypeError, ValueError):
+                continue  # a value that the type cannot hold, such as 1.5 in whole numbers
+            if (cast.astype(object) == table[name].astype(object)).all():
+                table[name] = cast
+    return table
+
+
+def keep_seen(table: pd.DataFrame, source: pd.DataFrame) -> pd.DataFrame:
+    """`table` with every seen cell of `source` exactly as it was."""
+    out = {}
+    for name in table.columns:
+        if name not in source.columns:
+            out[name] = table[name]
+            continue
+        own, filled = source[name].set_axis(table.index), table[name]
+        if own.isna().all():
+            # of a column of holes only numbers keep a type of the caller's that fits them
+            both = all(is_numeric_dtype(s) and not is_bool_dtype(s) for s in (own, filled))
+            out[name] = filled.astype(own.dtype) if both else filled
+            continue
+        if isinstance(own.dtype, pd.CategoricalDtype):
+            own = own.astype(filled.dtype)  # the caller's may lack the levels that fill it
+        out[name] = own.where(own.notna(), filled)
+    return pd.DataFrame(out, index=table.index)

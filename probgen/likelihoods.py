@@ -17,9 +17,10 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from probgen.counts import CountLeaf
 from probgen.full_normals import FullNormals
 from probgen.holes import Patterns
-from probgen.leaves import CategoryLeaf, CountLeaf, Leaf, Look, RealLeaf, pick
+from probgen.leaves import CategoryLeaf, Leaf, Look, RealLeaf, pick
 from probgen.normals import DiagonalNormals, Kernel, Moments
 from probgen.schema import Slot
 

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
-from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from sklearn.utils.validation import check_is_fitted
 
 from probgen import queries
@@ -19,6 +18,7 @@ from probgen.diagnostics.report import Report
 from probgen.door import Given, given_parts, given_rows
 from probgen.errors import NotSupported, SchemaError, message
 from probgen.family import Family
+from probgen.frames import keep_seen, with_dtypes
 from probgen.queries import Predictive
 from probgen.schema import Schema
 from probgen.table import Encoded, decode, encode, to_frame
@@ -207,8 +207,8 @@ class Verbs:
             if slot.reserved and name in frame.columns:  # foreign levels are drawn, not kept
                 drawn[name] = frame[name].where(known.seen[:, place])
         table = self._decode(self._draw(batch.take(rows), generator), index)
-        kept = _keep_seen(table, drawn.iloc[np.repeat(np.arange(len(frame)), int(n))])
-        return _with_dtypes(kept, table)
+        kept = keep_seen(table, drawn.iloc[np.repeat(np.arange(len(frame)), int(n))])
+        return with_dtypes(kept, table)
 
     def _draw(self, batch: Batch, generator: torch.Generator) -> np.ndarray:
         return queries.sample(self._predictive(), batch, generator).cpu().numpy()
@@ -264,7 +264,7 @@ class Verbs:
             if slot.reserved:  # a foreign level: the caller's own cell stands there
                 x[x[:, place] == slot.size - 1, place] = 0.0
         known = [name for name in frame.columns if name in self.schema_.number]
-        filled = _keep_seen(self._decode(x, frame.index)[known], frame[known])
+        filled = keep_seen(self._decode(x, frame.index)[known], frame[known])
         columns = {n: filled[n] if n in self.schema_.number else frame[n] for n in frame.columns}
         return pd.DataFrame(columns, index=frame.index)
 
@@ -423,35 +423,3 @@ def _generator(random_state: int | None) -> torch.Generator:
             f"random_state={random_state!r}", "a whole number, or None", "pass an int"
         ))  # fmt: skip
     return torch.Generator().manual_seed(seed)
-
-
-def _with_dtypes(table: pd.DataFrame, like: pd.DataFrame) -> pd.DataFrame:
-    """`table` with the data types of `like`, where they hold the same values."""
-    for name in table.columns:
-        if table[name].dtype != like[name].dtype:
-            try:
-                cast = table[name].astype(like[name].dtype)
-            except (TypeError, ValueError):
-                continue  # a value that the type cannot hold, such as 1.5 in whole numbers
-            if (cast.astype(object) == table[name].astype(object)).all():
-                table[name] = cast
-    return table
-
-
-def _keep_seen(table: pd.DataFrame, source: pd.DataFrame) -> pd.DataFrame:
-    """`table` with every seen cell of `source` exactly as it was."""
-    out = {}
-    for name in table.columns:
-        if name not in source.columns:
-            out[name] = table[name]
-            continue
-        own, filled = source[name].set_axis(table.index), table[name]
-        if own.isna().all():
-            # of a column of holes only numbers keep a type of the caller's that fits them
-            both = all(is_numeric_dtype(s) and not is_bool_dtype(s) for s in (own, filled))
-            out[name] = filled.astype(own.dtype) if both else filled
-            continue
-        if isinstance(own.dtype, pd.CategoricalDtype):
-            own = own.astype(filled.dtype)  # the caller's may lack the levels that fill it
-        out[name] = own.where(own.notna(), filled)
-    return pd.DataFrame(out, index=table.index)

@@ -28,6 +28,7 @@ ROWS = [
     {"batch"},
     {"session", "checkpoint", "storage"},
     {"leaves"},
+    {"counts"},
     {"normals"},
     {"holes", "whole_rows"},
     {"full_normals"},

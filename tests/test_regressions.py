@@ -12,9 +12,10 @@ import torch
 from scipy.stats import nbinom, norm
 
 import probgen as pg
+from probgen.counts import CountLeaf
 from probgen.door import count_distinct
 from probgen.errors import SchemaError
-from probgen.leaves import CategoryLeaf, CountLeaf
+from probgen.leaves import CategoryLeaf
 from probgen.likelihoods import CHUNK_ELEMENTS, MixedRows
 from probgen.normals import cholesky
 from probgen.schema import Slot

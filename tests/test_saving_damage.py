@@ -220,7 +220,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: put_tensors(f, lambda t: t.update({"evil.x": torch.ones(1)})), "evil"
     ),
     "other weights": (
-        lambda f: put_tensors(f, lambda t: t["weight_counts"].mul_(torch.tensor([1.0, 1.1]))),
+        lambda f: put_tensors(f, lambda t: t["weight_counts"].add_(torch.tensor([0.0, 20.0]))),
         "scores differ",
     ),
     "other draws": (
