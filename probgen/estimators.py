@@ -74,7 +74,7 @@ class GaussianMixture(Density):
         Prior variance inside a component, as a share of the column's variance. None goes by
         the rows there are for each component and column: from dof 3 and spread 0.1 where
         they are plenty to a prior as strong as the columns are many, at spread 1, where
-        there are three or fewer (benchmarks/mixture_defaults.py).
+        there are three or fewer (benchmarks/mixture_defaults.py compares it with fixed ones).
     category_strength : float
         Pseudo-count of each level of a category inside a component.
     posterior : {"auto", "gibbs", "mean_field"}

@@ -214,7 +214,8 @@ class GridLeaf(Leaf):
 
     The pseudo-counts are ``spread`` times the basis density's `emphasis`, plus ``strength``
     shared out in proportion to the basis weights of the whole column, so that a component
-    with few rows falls back to the column's own margin (benchmarks/leaf_priors.py chose both).
+    with few rows falls back to the column's own margin (benchmarks/leaf_priors.py compares both,
+    and chose the emphasis).
     """
 
     #: flexible leaves refuse to grow over this many basis densities

@@ -121,7 +121,8 @@ class Normals(nn.Module):
     def begin(self, rows: float) -> None:
         """Forget all rows, and settle the prior for a table of so many.
 
-        Three rows for each component and joint slot are few (benchmarks/mixture_defaults.py).
+        Three rows for each component and joint slot count as few: a rule of thumb that mended
+        tables with about as many slots as rows; benchmarks/mixture_defaults.py compares it.
         """
         k = 1 if self.shared and self.width > 1 else self.k
         self._settle(min(1.0, 3.0 * k * self.width / max(rows, 1.0)))
