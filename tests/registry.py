@@ -31,11 +31,6 @@ REGISTRY: dict[str, Callable[[], Density]] = {
 }
 
 
-#: promises that an entry does not keep yet: (entry, check) -> what is missing. Strict: a test
-#: that passes must leave this list
-KNOWN: dict[tuple[str, str], str] = {}
-
-
 @cache
 def subject(name: str) -> Subject:
     """The entry under check; its fits are shared by all tests of a session."""

@@ -35,7 +35,8 @@ def test_expected_failures_have_reasons_and_the_wrapper_reports():
     assert all(len(why) > 20 for why in EXPECTED_FAILURES.values())
     results = check_estimator(pg.Independent(**FAST))
     assert len(results) > 30
-    assert {r["status"] for r in results} <= {"passed", "skipped", "xfail"}
+    assert not EXPECTED_FAILURES  # one that comes to be expected shows here as well
+    assert {r["status"] for r in results} <= {"passed", "skipped"}
 
 
 def test_the_wrapper_raises_where_an_estimator_is_wrong():

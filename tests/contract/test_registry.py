@@ -5,8 +5,7 @@ from typing import get_args
 
 import probgen
 from probgen.likelihoods import Covariance
-from probgen.testing import CHECKS
-from tests.registry import KNOWN, REGISTRY
+from tests.registry import REGISTRY
 
 MADE = {name: make() for name, make in REGISTRY.items()}
 
@@ -43,8 +42,3 @@ def test_entries_are_seeded_and_made_anew():
     for name, make in REGISTRY.items():
         assert make() is not make()
         assert isinstance(make().random_state, int), name
-
-
-def test_known_gaps_name_entries_and_checks():
-    assert {name for name, _ in KNOWN} <= set(REGISTRY)
-    assert {check for _, check in KNOWN} <= set(CHECKS)
