@@ -1,0 +1,79 @@
+"""What every verb needs: the fitted density as tensors, and a few helpers."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+
+from probgen import queries
+from probgen.batch import Batch
+from probgen.errors import SchemaError, message
+from probgen.family import Family
+from probgen.queries import Predictive
+from probgen.schema import Schema
+from probgen.table import Encoded, decode
+
+__all__ = ["Asked", "Extra", "Unseen", "generator_of", "outside"]
+
+Unseen = Literal["error", "missing", "rare"]
+Extra = Literal["error", "ignore"]
+
+
+class Asked:
+    """What the verbs need of a fitted density; `probgen.Density` provides it."""
+
+    schema_: Schema
+    members_: list[Family]
+
+    def _batch(
+        self, encoded: Encoded, device: torch.device, weight: np.ndarray | None = None
+    ) -> Batch:
+        raise TypeError(f"{type(self).__name__} must define _batch")
+
+    @property
+    def _device(self) -> torch.device:
+        raise TypeError(f"{type(self).__name__} must define _device")
+
+    def _predictive(self, posterior: bool = True) -> Predictive:
+        raise TypeError(f"{type(self).__name__} must define _predictive")
+
+    @property
+    def _density(self) -> Any:
+        """This object, as the `Density` that it is once fitting is added."""
+        return self
+
+    @property
+    def _with_draws(self) -> Predictive:
+        raise TypeError(f"{type(self).__name__} must define _with_draws")
+
+    def _draw(self, batch: Batch, generator: torch.Generator) -> np.ndarray:
+        return queries.sample(self._predictive(), batch, generator).cpu().numpy()
+
+    def _decode(self, x: np.ndarray, index: pd.Index | None) -> pd.DataFrame:
+        return decode(x, self.schema_, index)
+
+
+def outside(value: torch.Tensor, encoded: Encoded) -> np.ndarray:
+    """As an array, -inf where the row lies outside the support."""
+    out = value.double().cpu().numpy()
+    return np.where(encoded.illegal, -math.inf, out) if encoded.illegal.any() else out
+
+
+def generator_of(random_state: int | None) -> torch.Generator:
+    """A generator on the CPU, fresh from the operating system where the state is None."""
+    if random_state is None:
+        seed = secrets.randbits(62)
+    elif isinstance(random_state, np.random.RandomState):  # as `fit` takes it
+        seed = int(random_state.randint(2**31))
+    elif isinstance(random_state, int | np.integer) and not isinstance(random_state, bool):
+        seed = int(random_state)
+    else:
+        raise SchemaError(message(
+            f"random_state={random_state!r}", "a whole number, or None", "pass an int"
+        ))  # fmt: skip
+    return torch.Generator().manual_seed(seed)

@@ -1,0 +1,111 @@
+"""How probable: log densities of rows, marginal, conditional, with intervals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import torch
+from sklearn.utils.validation import check_is_fitted
+
+from probgen import queries
+from probgen.batch import Batch
+from probgen.door import Given, given_parts
+from probgen.errors import NotSupported, SchemaError, message
+from probgen.table import encode, to_frame
+from probgen.verbs.base import Asked, Extra, Unseen, outside
+
+__all__ = ["Scoring"]
+
+
+class Scoring(Asked):
+    """Verbs that score rows."""
+
+    def log_prob(
+        self,
+        table: Any,
+        given: Given = None,
+        interval: float | None = None,
+        details: bool = False,
+        posterior: bool = True,
+        unseen: Unseen = "error",
+        extra: Extra = "error",
+    ) -> pd.Series | pd.DataFrame:
+        """Log density of each row, in nats and the table's own units.
+
+        Parameters
+        ----------
+        table : data frame of n rows
+            Any of the fitted columns, in any order; those left out and NaN cells are
+            integrated out.
+        given : dict or data frame, optional
+            What to condition on: the same cells for all rows (dict) or row by row (a frame
+            of n rows). NaN conditions on nothing.
+        interval : float, optional
+            Posterior probability: return lower and upper ends as well.
+        details : bool
+            Return Monte Carlo error (`se`), effective sample size (`ess`), Pareto `khat`
+            and `method` as well.
+        posterior : bool
+            False scores at one value of the parameters instead of averaging over their
+            posterior.
+        unseen : {"error", "missing", "rare"}
+            What a level absent at fit means: an error, a hole, or the predictive mass of
+            one reserved level.
+        extra : {"error", "ignore"}
+            What to do with columns that were not fitted.
+
+        Returns
+        -------
+        Series of float64 on the table's index, or a frame with a column ``log_prob``.
+            -inf where a value lies outside the support (with a `DataWarning`).
+
+        Raises
+        ------
+        SchemaError
+            For foreign columns or levels, or a column on both sides.
+        NotSupported
+            If `interval` is asked of a family without posterior.
+        """
+        check_is_fitted(self)
+        asked = encode(table, self.schema_, unseen=unseen, extra=extra)
+        named = to_frame(table, self.schema_.names)
+        joint, known = given_parts(asked, named, given, self.schema_, unseen, extra)
+        predictive = self._predictive(posterior)
+        batch = self._batch(joint, self._device)
+        with torch.no_grad():
+            estimate = queries.log_prob(predictive, batch)
+            shift = self.schema_.log_det(queries.encoded(batch), batch.seen)
+            value, se = estimate.value.double() + shift, estimate.se
+            given_batch = None
+            if known is not None:
+                given_batch = self._batch(known, self._device)
+                below = queries.log_prob(predictive, given_batch)
+                base = self.schema_.log_det(queries.encoded(given_batch), given_batch.seen)
+                value = value - below.value - base
+                shift, se = shift - base, (se.square() + below.se.square()).sqrt()
+        numbers = {"log_prob": outside(value, asked)}
+        if interval is not None:
+            lower, upper = self._interval(batch, given_batch, interval)
+            numbers["lower"] = outside(lower + shift, asked)
+            numbers["upper"] = outside(upper + shift, asked)
+        if details:
+            numbers |= {"se": se.cpu().numpy(), "ess": estimate.ess.cpu().numpy(),
+                        "khat": estimate.khat.cpu().numpy()}  # fmt: skip
+        frame = pd.DataFrame(numbers, index=asked.index)
+        if details:
+            frame["method"] = estimate.method
+        return frame if frame.shape[1] > 1 else frame["log_prob"]
+
+    def _interval(
+        self, batch: Batch, given: Batch | None, level: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not 0 < level < 1:
+            raise SchemaError(message(f"interval={level}", "0 < interval < 1", "pass 0.9, say"))
+        if len(self._with_draws) < 2:
+            raise NotSupported(message(
+                f"{type(self).__name__} with one value of its parameters",
+                "posterior draws", "fit with draws=100 or more",
+            ))  # fmt: skip
+        with torch.no_grad():
+            return queries.interval(self._with_draws, batch, level, given)
