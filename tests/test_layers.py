@@ -44,6 +44,7 @@ ROWS = [
     {"gibbs"},  # posterior draws of the mixture
     {"families"},
     {"queries"},
+    {"companions"},
     # the faces
     {"diagnostics"},
     {"evaluation"},

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from probgen.batch import Batch
+from probgen.batch import Batch, row_keys
 from probgen.family import Draws, Family
 from probgen.queries.companion import proposals
 from probgen.queries.contraction import (
@@ -41,7 +41,8 @@ from probgen.session import guarded
 __all__ = ["Drawn", "resample"]
 
 #: candidates of a row that are weighed at first, and that each Metropolis step adds
-CANDIDATES, FRESH = 128, 16
+#: (benchmarks/conditionals.py compares others)
+CANDIDATES, FRESH = 64, 16
 #: Metropolis steps
 STEPS = 4
 
@@ -106,7 +107,7 @@ def resample(predictive: Predictive, batch: Batch, generator: torch.Generator) -
     Returns
     -------
     Drawn
-        Cost: some 200 densities a row.
+        Cost: 128 densities a row.
 
     References
     ----------
@@ -130,13 +131,25 @@ def resample(predictive: Predictive, batch: Batch, generator: torch.Generator) -
 def _resampled(source: _Source, batch: Batch, generator: torch.Generator) -> Drawn:
     x, log_weight = source(batch, CANDIDATES)
     share = _softmax(log_weight)
-    ess, khat = 1 / share.square().sum(0), pareto_k(log_weight)
+    ess, khat = 1 / share.square().sum(0), _shapes(batch, log_weight)
     now = _picked(x, log_weight, generator)
     for _ in range(STEPS):
         fresh = source(batch, FRESH)
         both = torch.cat([now.x, fresh.x]), torch.cat([now.log_weight, fresh.log_weight])
         now = _picked(*both, generator)
     return Drawn(now.x[0], ess, khat)
+
+
+def _shapes(batch: Batch, log_weight: Tensor) -> Tensor:
+    """Pareto shape (n,) of the weights (K, n); rows that are equal pool theirs."""
+    _, group = row_keys(encoded(batch), batch.seen).unique(return_inverse=True)
+    if len(group) == int(group.max()) + 1:
+        return pareto_k(log_weight)
+    khat = torch.empty_like(log_weight[0])
+    for number in range(int(group.max()) + 1):
+        rows = (group == number).nonzero()[:, 0]
+        khat[rows] = pareto_k(log_weight[:, rows].reshape(-1, 1))
+    return khat
 
 
 def _softmax(log_weight: Tensor) -> Tensor:

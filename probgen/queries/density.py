@@ -13,7 +13,7 @@ from torch import Tensor
 from probgen.batch import Batch
 from probgen.errors import NotSupported, SchemaError, message
 from probgen.family import Draws, Family
-from probgen.queries.companion import keyed_proposals
+from probgen.queries.companion import Companion, keyed_proposals
 from probgen.queries.contraction import row_log_weights, survey
 from probgen.queries.draws import Predictive, count_draws, keyed, log_mean_exp, one_draw, tile
 from probgen.queries.holes import holes, slots_of
@@ -61,11 +61,39 @@ class Estimate:
     def __len__(self) -> int:
         return len(self.value)
 
+    def over(self, other: Estimate) -> Estimate:
+        """The ratio of two densities of the same rows: the errors of both count."""
+        khat = torch.fmax(self.khat, other.khat)  # NaN only where both are exact
+        return Estimate(
+            self.value - other.value,
+            (self.se.square() + other.se.square()).sqrt(),
+            torch.minimum(self.ess, other.ess),
+            khat,
+            "+".join(sorted({self.method, other.method})),
+        )
+
+    def take(self, rows: Tensor) -> Estimate:
+        """The numbers of some rows."""
+        return Estimate(
+            self.value[rows], self.se[rows], self.ess[rows], self.khat[rows], self.method
+        )
+
     def put(self, rows: Tensor, other: Estimate) -> None:
         """Set the numbers of some rows."""
         for name in ("value", "se", "ess", "khat"):
             own = getattr(self, name)
             own[rows] = getattr(other, name).to(own.dtype)
+
+
+def joined(parts: list[Estimate]) -> Estimate:
+    """The numbers of consecutive rows as one."""
+    return Estimate(
+        value=torch.cat([part.value for part in parts]),
+        se=torch.cat([part.se for part in parts]),
+        ess=torch.cat([part.ess for part in parts]),
+        khat=torch.cat([part.khat for part in parts]),
+        method=parts[0].method,
+    )
 
 
 def log_prob(
@@ -126,10 +154,15 @@ def _with_holes(predictive: Predictive, batch: Batch, hidden: Tensor, particles:
         out.put(whole, seen)
         out.method = "+".join(sorted({seen.method, out.method}))
 
-    for rows in part.split(max(1, TILED // particles)):
+    if not len(part):
+        return out
+    distinct, back = _distinct(batch, part)
+    parts = []
+    for rows in distinct.split(max(1, TILED // particles)):
         proposed = keyed_proposals(companion, batch.take(rows), particles)
         log_p = _seen(predictive, proposed.rows, particles).value
-        out.put(rows, estimate_of(True, proposed.weights(log_p)[None]))
+        parts.append(estimate_of(True, proposed.weights(log_p)[None]))
+    out.put(part, joined(parts).take(back))
     return out
 
 
@@ -138,7 +171,16 @@ def hole_rows(batch: Batch, hidden: Tensor) -> tuple[Tensor, Tensor]:
     return (~hidden).nonzero()[:, 0], (hidden & batch.seen.any(1)).nonzero()[:, 0]
 
 
-def companion_of(predictive: Predictive) -> Family:
+def _distinct(batch: Batch, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """One of each set of equal rows, and which of them each row is: equal rows, equal noise."""
+    if batch.key is None:
+        raise TypeError("equal rows are told by their keys: pass keyed(batch)")
+    key, back = batch.key[rows].unique(return_inverse=True)
+    first = torch.empty_like(key).scatter_(0, back, rows)
+    return first, back
+
+
+def companion_of(predictive: Predictive) -> Companion:
     """The companion of a predictive, or an error that says that it has none."""
     found = None if predictive.companion is None else predictive.companion()
     if found is None:
@@ -267,13 +309,7 @@ def _through_pair(member: Family, draws: Draws, batch: Batch, share: int, first:
     parts = log_weights(member, draws, batch, share, first, estimate_of)
     if not parts:
         return _exact(no_rows(batch), "enumerated")
-    return Estimate(
-        value=torch.cat([part.value for part in parts]),
-        se=torch.cat([part.se for part in parts]),
-        ess=torch.cat([part.ess for part in parts]),
-        khat=torch.cat([part.khat for part in parts]),
-        method=parts[0].method,
-    )
+    return joined(parts)
 
 
 def estimate_of(sampled: bool, weights: Tensor) -> Estimate:

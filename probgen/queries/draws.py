@@ -14,6 +14,7 @@ from torch.distributions import biject_to
 from probgen.batch import Batch, row_keys
 from probgen.errors import SchemaError, message
 from probgen.family import Draws, Family
+from probgen.queries.companion import Companion
 from probgen.queries.contraction import global_sites, traced
 from probgen.queries.noise import particle_keys
 from probgen.session import guarded
@@ -48,14 +49,14 @@ class Predictive:
         Whether a member's closed form of the whole mixture of draws may stand for the
         average over the stored draws. False for a plug-in density.
     companion : callable, optional
-        Gives a family over the same slots with exact conditionals, which proposes hidden
+        Gives densities over the same slots with exact conditionals, which propose hidden
         cells for members that have none; called only where it is needed.
     """
 
     members: list[Family]
     draws: list[Draws]
     integrated: bool = True
-    companion: Callable[[], Family] | None = None
+    companion: Callable[[], Companion] | None = None
 
     def __post_init__(self) -> None:
         counts = [count_draws(draws) for draws in self.draws]

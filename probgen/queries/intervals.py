@@ -58,7 +58,7 @@ def _with_holes(predictive: Predictive, batch: Batch, hidden: Tensor, particles:
     whole, part = hole_rows(batch, hidden)
     if len(whole):
         out[:, whole] = _seen(predictive, batch.take(whole), particles).double()
-    for rows in part.split(max(1, TILED // particles)):
+    for rows in part.split(max(1, TILED // particles)) if len(part) else ():
         proposed = keyed_proposals(companion, batch.take(rows), particles)
         weights = proposed.weights(_seen(predictive, proposed.rows, particles))
         out[:, rows] = log_mean_exp(weights, 1)

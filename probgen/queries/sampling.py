@@ -11,7 +11,7 @@ from probgen.batch import Batch
 from probgen.family import Draws, Family
 from probgen.queries.conditional import Drawn, resample
 from probgen.queries.density import log_prob
-from probgen.queries.draws import Predictive, count_draws, encoded, one_draw
+from probgen.queries.draws import Predictive, count_draws, draw_globals, encoded, one_draw
 from probgen.queries.generation import generated
 from probgen.queries.holes import holes, slots_of
 from probgen.session import guarded
@@ -20,6 +20,8 @@ __all__ = ["draw", "sample"]
 
 #: rows generated or completed at once
 _ROWS = 2**15
+#: draws of the globals for rows of a family that is scored without any
+_DRAWS = 100
 
 
 def sample(predictive: Predictive, batch: Batch, generator: torch.Generator) -> Tensor:
@@ -121,6 +123,9 @@ def _draw_rows(predictive: Predictive, r: int, batch: Batch, generator: torch.Ge
 def _ancestral(member: Family, draws: Draws, batch: Batch, generator: torch.Generator) -> Tensor:
     """Whole rows (n, m) by running the model, each at its own draw of the globals."""
     n, m = batch.seen.shape
+    if member.closed_form and not draws:  # scored without draws: rows need some
+        seed = int(torch.randint(2**62, (), generator=generator))
+        draws = draw_globals(member, _DRAWS, seed)
     x = torch.zeros(n, m, dtype=batch.weight.dtype, device=batch.seen.device)
     choice = torch.randint(count_draws(draws), (n,), generator=generator)
     seed = int(torch.randint(2**62, (), generator=generator))
