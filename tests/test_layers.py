@@ -33,6 +33,7 @@ ROWS = [
     {"holes", "whole_rows"},
     {"full_normals"},
     {"likelihoods", "starts"},
+    {"masked"},
     {"nn"},
     {"family"},
     {"weights", "plain"},  # of a saved model
@@ -48,11 +49,15 @@ ROWS = [
     {"diagnostics"},
     {"evaluation"},
     {"door"},
+    {"calibration"},
     {"verbs"},
     {"density"},
     {"selection"},
     {"estimators"},
+    {"conformal", "scorer"},
+    {"explaining", "repairing"},
     {"outliers"},
+    {"detector"},
     {"saving"},
     {"plots"},
     {""},  # probgen/__init__.py: the public names
@@ -65,9 +70,12 @@ RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
 #: and `Schema.infer`, which reads a table.
 HANDED_OVER = {
     ("verbs", "estimators"),
+    ("verbs", "explaining"),
     ("verbs", "outliers"),
+    ("verbs", "repairing"),
     ("verbs", "plots"),
     ("density", "saving"),
+    ("detector", "saving"),
     ("schema", "kinds"),
 }
 

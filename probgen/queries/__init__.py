@@ -7,6 +7,7 @@ may run in several threads; everything that runs the pair is inside one guarded 
 from probgen.queries.density import Estimate, interval, log_prob, log_prob_draws
 from probgen.queries.draws import Predictive, draw_globals, encoded
 from probgen.queries.latents import latent, reconstruct
+from probgen.queries.masked import log_prob_masked, masked
 from probgen.queries.sampling import sample
 
 __all__ = [
@@ -18,6 +19,8 @@ __all__ = [
     "latent",
     "log_prob",
     "log_prob_draws",
+    "log_prob_masked",
+    "masked",
     "reconstruct",
     "sample",
 ]
