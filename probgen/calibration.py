@@ -17,9 +17,9 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from probgen import queries
 from probgen.batch import Batch, row_keys
 from probgen.errors import DataWarning, NotSupported, SchemaError, message
-from probgen import queries
 from probgen.schema import Schema
 from probgen.table import Encoded, encode
 
@@ -90,8 +90,8 @@ class Calibration:
     def encoded(self) -> Encoded:
         """The rows as `probgen.table.encode` returns them."""
         index = pd.RangeIndex(len(self))
-        return Encoded(self.x, self.seen.copy(), self.illegal.any(1), index, self.context,
-                       self.context_seen)  # fmt: skip
+        illegal: Bools = np.asarray(self.illegal.any(1))
+        return Encoded(self.x, self.seen.copy(), illegal, index, self.context, self.context_seen)
 
     def share_fitted(self, batch: Batch) -> float:
         """Share of rows that equal a row of the fit: an estimate, for tables with real columns.
@@ -119,8 +119,8 @@ class Calibration:
                   "context": (c, extra), "context_seen": (c, extra)}  # fmt: skip
         for name, shape in shapes.items():
             if found[name].shape != shape or found[name].dtype != ARRAYS[name]:
-                raise ValueError(f"{name!r} of shape {found[name].shape} and type "
-                                 f"{found[name].dtype}, not {shape} and {ARRAYS[name]}")  # fmt: skip
+                own = f"shape {found[name].shape} and type {found[name].dtype}"
+                raise ValueError(f"{name!r} of {own}, not {shape} and {ARRAYS[name]}")
         hashes = found["fitted"]
         if hashes.ndim != 1 or len(hashes) > SKETCH or hashes.dtype != ARRAYS["fitted"]:
             raise ValueError(f"'fitted' of shape {hashes.shape}")
@@ -198,4 +198,3 @@ def illegal_by_column(
                     found[name] = np.zeros(len(frame), dtype=bool)
                     found[name][rows[own.illegal]] = True
     return found
-

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["adjusted", "at_least", "flags_needed", "p_values"]
+__all__ = ["TIE", "adjusted", "at_least", "flags_needed", "p_values"]
 
 Floats = NDArray[np.float64]
 #: relative difference below which two surprisals are a tie: the same row scored in other company

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, OutlierMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
-from probgen.conformal import adjusted, p_values
+from probgen.conformal import TIE, adjusted, p_values
 from probgen.density import Density
 from probgen.door import check_settings, check_weight, fit_frame, score_frame
 from probgen.errors import NotSupported, SchemaError, message
@@ -24,7 +24,7 @@ __all__ = ["OutlierDetector", "default_density"]
 Floats = NDArray[np.float64]
 #: rows of the model with which holes are levelled out, and "auto" is set; and their seed
 DRAWN, SEED = 2000, 0
-#: share of the rows of the model itself that "auto" calls outliers
+#: share of the fitted rows, or of rows of the model itself, that "auto" calls outliers
 AUTO = 0.01
 
 
@@ -43,7 +43,8 @@ class OutlierDetector(OutlierMixin, BaseEstimator):
         Unfitted; `fit` fits a clone. None takes `default_density`.
     contamination : "auto" or float
         Which rows of low density are outliers. A share in (0, 0.5]: as many of the fitted rows.
-        "auto": rows less probable than all but 1 in 100 of the rows that the model itself draws.
+        "auto": rows less probable than all but 1 in 100 of the fitted rows, or than all but 1 in
+        100 of the rows that the model itself draws, whichever are more.
     fdr : float, optional
         Flag new rows under this false discovery rate instead, by p-values: ranks among rows that
         `fit` holds apart (see `probgen.outliers.outliers`).
@@ -127,7 +128,7 @@ class OutlierDetector(OutlierMixin, BaseEstimator):
         return self
 
     def _fitted(self, density: Density, X: Any, weight: Floats | None) -> Density:  # noqa: N803
-        """The fitted density. A robust fit (trimmed, say) belongs here, or in `default_density`."""
+        """The fitted density; a robust fit (trimmed, say) belongs here."""
         apart = None if self.fdr is None else self.calibration
         return density.fit(X, sample_weight=weight, calibration=apart)
 
@@ -139,14 +140,13 @@ class OutlierDetector(OutlierMixin, BaseEstimator):
             if allowed < 0:  # too few rows held apart: no row can have so small a p-value
                 return -np.inf
             return float(scores[allowed]) if allowed < len(scores) else np.inf
-        if self.contamination == "auto":
-            drawn = self.density_.sample(DRAWN, random_state=SEED)
-            return float(np.quantile(-self._scorer(drawn).surprisal(), AUTO))
-        scores, share = self._scores(frame), float(self.contamination)
-        if weight is None or (weight == weight[0]).all():
-            return float(np.quantile(scores, share))
-        # rows of weight 2 count twice, whole weights or not
-        return float(np.quantile(scores, share, method="inverted_cdf", weights=weight))
+        scores = self._scores(frame)
+        weight = np.ones(len(scores)) if weight is None else weight
+        if self.contamination != "auto":
+            return _below(scores, weight, float(self.contamination))
+        drawn = self.density_.sample(DRAWN, random_state=SEED)
+        own = float(np.quantile(-self._scorer(drawn).surprisal(), AUTO))
+        return max(own, _below(scores, weight, AUTO))
 
     def _check(self) -> None:
         share = self.contamination
@@ -214,8 +214,8 @@ class OutlierDetector(OutlierMixin, BaseEstimator):
         if self.fdr is not None:
             raise NotSupported(message(
                 f"fit_predict with fdr={self.fdr}",
-                "rows that were not fitted: among themselves the oddest of n rows has p = 1 / n at "
-                "best, so no row could be flagged",
+                "rows that were not fitted: among themselves the oddest of n rows has p = 1 / n "
+                "at best, so no row could be flagged",
                 "fit rows you trust and predict new ones, or set contamination instead of fdr",
             ))  # fmt: skip
         return self.fit(X, **options).predict(X)
@@ -269,9 +269,7 @@ class OutlierDetector(OutlierMixin, BaseEstimator):
     @classmethod
     def restored(cls, saved: dict[str, Any], density: Density) -> Self:
         """The inverse of `saved`, around the density of the file."""
-        made = cls(
-            density=None if saved["default"] else clone(density), **saved["parameters"]
-        )
+        made = cls(density=None if saved["default"] else clone(density), **saved["parameters"])
         made._check()
         if made.fdr is not None and density.calibration_ is None:
             raise ValueError("fdr without rows held apart")
@@ -280,3 +278,21 @@ class OutlierDetector(OutlierMixin, BaseEstimator):
         if hasattr(density, "feature_names_in_"):
             made.feature_names_in_ = density.feature_names_in_
         return made
+
+
+def _below(scores: Floats, weight: Floats, share: float) -> float:
+    """A number below which lie at most a share of the weighted scores, never some of equal ones.
+
+    Half-way to the next score above, so that rounding does not move a row across.
+    """
+    scores, weight = scores[weight > 0], weight[weight > 0]  # weight 0 equals no row
+    order = np.argsort(scores, kind="stable")
+    ordered, mass = scores[order], np.cumsum(weight[order])
+    with np.errstate(invalid="ignore"):
+        apart = ordered[1:] - ordered[:-1] > TIE * np.maximum(1.0, np.abs(ordered[1:]))
+    ends = np.append(np.flatnonzero(apart), len(ordered) - 1)
+    inside = ends[mass[ends] <= share * mass[-1] * (1 + TIE)]
+    if not len(inside):
+        return float(ordered[0])
+    last, after = ordered[inside[-1]], ordered[min(inside[-1] + 1, len(ordered) - 1)]
+    return float(after if np.isinf(last) else 0.5 * (last + after))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from probgen.full_normals import FullNormals
+from probgen.holes import Marginals
 from probgen.likelihoods import Components, MixedRows
 from probgen.normals import Kernel, cholesky, log_det_of, log_kernel
 
@@ -108,9 +109,9 @@ def _without_each(rows: MixedRows, x: Tensor, seen: Tensor, kernel: Kernel) -> T
             quad, log_det = white.square().sum(-1), log_det_of(root)
             own = kernel.precision.diagonal(dim1=-2, dim2=-1)
         else:
-            part = rows.normals.prepare(kernel, patterns)
+            part = Marginals(kernel, patterns)
             back = slice(None) if patterns.back is None else patterns.back
-            precision = part.precision[back]  # type: ignore[union-attr]
+            precision = part.precision[back]
             scaled = (precision @ gap[..., None])[..., 0]
             quad, log_det = (gap * scaled).sum(-1), part.log_det[back]
             own = precision.diagonal(dim1=-2, dim2=-1)

@@ -19,6 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.base import clone
 
+from probgen.calibration import Calibration
 from probgen.conformal import adjusted, at_least, flags_needed
 from probgen.density import Density
 from probgen.errors import DataWarning, SchemaError, message
@@ -126,10 +127,11 @@ def outliers(
     Notes
     -----
     *Split-conformal* p-values hold for new rows exchangeable with those held apart, whatever the
-    model: ``P(p_value <= a) <= a``. They do not hold for rows that were fitted, to which the model
-    has adapted: ask for `folds`. Rows that were held apart may be asked about. Rows with holes are compared with the rows held apart in which the same cells are seen, with
-    all others hidden; that asks for cells missing at random, independently of their row. The
-    rate of false flags is controlled where rows share their comparison (Bates et al. 2023).
+    model: ``P(p_value <= a) <= a``. They do not hold for rows that were fitted, to which the
+    model has adapted: ask for `folds`. Rows that were held apart may be asked about. Rows with
+    holes are compared with the rows held apart in which the same cells are seen, all others
+    hidden; that asks for cells missing completely at random. The rate of false flags is
+    controlled where rows share their comparison (Bates et al. 2023).
 
     *Cross-conformal* p-values are ranks of the rows among themselves, each scored by a refit that
     did not see it. With folds drawn at random the scores of exchangeable rows are exchangeable,
@@ -167,7 +169,7 @@ def outliers(
     """
     _check(fdr, method, samples)
     frame = to_frame(table, model.schema_.names)
-    calibration = getattr(model, "calibration_", None)
+    calibration: Calibration | None = getattr(model, "calibration_", None)
     if folds is not None:
         frame = _whole_columns(model, frame, extra)
         parts = list(_refits(model, frame, folds, random_state, unseen))
@@ -181,9 +183,8 @@ def outliers(
     how = "model" if method == "model" else how
     if how == "model":
         p, least = found.tail, 1 / (1 + samples)
-    elif how == "split-conformal":
-        own = parts[0][1]
-        _warn_if_fitted(model, own)
+    elif calibration is not None and folds is None:
+        _warn_if_fitted(calibration, parts[0][1])
         p = _ranked(parts, [Scorer.of_calibration(model, calibration, unseen)], None)
         least = 1 / (1 + len(calibration))
     else:
@@ -230,9 +231,8 @@ def _judge(scorer: Scorer, samples: int, random_state: int) -> Findings:
 def _joined(parts: list[tuple[Places, Findings]]) -> Findings:
     """The findings of disjoint parts of a table, in its order."""
     n, first = sum(len(rows) for rows, _ in parts), parts[0][1]
-    whole = Findings(
-        *(np.zeros(n) for _ in range(3)), np.zeros((n, len(first.names))), first.names, {}
-    )
+    excess = np.zeros((n, len(first.names)))
+    whole = Findings(np.zeros(n), np.zeros(n), np.zeros(n), excess, first.names, {})
     for rows, part in parts:
         whole.surprisal[rows], whole.tail[rows] = part.surprisal, part.tail
         whole.far[rows], whole.excess[rows] = part.far, part.excess
@@ -339,12 +339,11 @@ def _some(reference: list[Scorer], most: int) -> tuple[list[Scorer], Bools]:
     return [part.take(own) for part, own in pairs], keep
 
 
-def _warn_if_fitted(model: Density, own: Scorer) -> None:
+def _warn_if_fitted(calibration: Calibration, own: Scorer) -> None:
     """Say so where rows of a table with real columns equal rows of the fit."""
-    schema, rows = model.schema_, model.calibration_
-    if not len(own) or not any(slot.kind == "real" for slot in schema.slots):
+    if not len(own) or not any(slot.kind == "real" for slot in own.model.schema_.slots):
         return
-    share = rows.share_fitted(own.batch)
+    share = calibration.share_fitted(own.batch)
     if share >= FITTED:
         warnings.warn(message(
             f"a table of which about {share:.0%} of the rows were fitted",

@@ -94,7 +94,9 @@ def repair(
     >>> import numpy as np, pandas as pd, probgen as pg
     >>> rng = np.random.default_rng(0)
     >>> height = rng.normal(170, 8, 300).round(1)
-    >>> table = pd.DataFrame({"cm": height, "kg": (height - 105 + rng.normal(0, 3, 300)).round(1)})
+    >>> table = pd.DataFrame(
+    ...     {"cm": height, "kg": (height - 105 + rng.normal(0, 3, 300)).round(1)}
+    ... )
     >>> model = pg.GaussianMixture(1, random_state=0).fit(table)
     >>> slip = pd.DataFrame({"cm": [171.0], "kg": [660.0]})
     >>> model.repair(slip)[["column", "value", "repaired"]].round(0)
@@ -152,13 +154,13 @@ class Search:
         """(rows, values, log density after, gain) of the rows in which a change may help."""
         bad = self.scorer.impossible
         elsewhere = np.zeros(len(self.scorer), dtype=bool)
-        for other, rows in bad.items():
+        for other, wrong in bad.items():
             if other != name:
-                elsewhere |= rows  # stays of density 0 whatever this cell holds
+                elsewhere |= wrong  # stays of density 0 whatever this cell holds
         rows = np.flatnonzero(filled & ~elsewhere)
         slots = self.schema.slots_of([name])
         if not slots:  # a constant: its one value, where the cell holds another
-            rows = rows[bad.get(name, elsewhere & False)[rows]]
+            rows = rows[bad.get(name, np.zeros_like(elsewhere))[rows]]
         parts = [self._part(name, slots, rows[i : i + ROWS]) for i in range(0, len(rows), ROWS)]
         if not parts:
             return rows, np.empty(0, dtype=object), np.zeros(0), np.zeros(0)

@@ -91,7 +91,8 @@ def save(estimator: Density | OutlierDetector, path: str | os.PathLike[str]) -> 
     """
     check_is_fitted(estimator)
     path = Path(path)
-    files = _pack_detector(estimator) if isinstance(estimator, OutlierDetector) else _pack(estimator)
+    detector = isinstance(estimator, OutlierDetector)
+    files = _pack_detector(estimator) if detector else _pack(estimator)
     try:
         _restore(lambda name, most: files[name], path)
     except ModelFileError as error:

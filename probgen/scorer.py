@@ -121,9 +121,8 @@ class Scorer:
         Infinite where such a cell lies outside the support.
         """
         rows = self.take((self.held() | ~columns).all(1))
-        return np.where(
-            rows.illegal[:, columns].any(1) | rows.broken, np.inf, rows.showing(columns).surprisal()
-        )
+        wrong = rows.illegal[:, columns].any(1) | rows.broken
+        return np.where(wrong, np.inf, rows.showing(columns).surprisal())
 
     def mask(self, columns: Bools) -> torch.Tensor:
         """Slots (..., m) of some columns (..., columns)."""
@@ -189,6 +188,4 @@ def patterns(cells: Bools) -> Iterator[tuple[Bools, NDArray[np.intp]]]:
     kinds, which = np.unique(cells, axis=0, return_inverse=True)
     order = np.argsort(which.reshape(-1), kind="stable")
     ends = np.cumsum(np.bincount(which.reshape(-1), minlength=len(kinds)))
-    for pattern, rows in zip(kinds, np.split(order, ends[:-1]), strict=True):
-        yield pattern, rows
-
+    yield from zip(kinds, np.split(order, ends[:-1]), strict=True)
