@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import kstest
 
 import probgen as pg
-from probgen import outliers as module
+from probgen import explaining as module
 from probgen.datasets import penguins
 
 
@@ -148,7 +148,7 @@ def test_a_changed_constant_is_to_blame():
 def test_no_rows_one_row_and_rows_without_cells(model):
     table = numbers(1, seed=9)
     assert model.explain(table.head(0)).shape == (0, 3)
-    assert model.outliers(table.head(0)).shape == (0, 5)
+    assert model.outliers(table.head(0)).shape == (0, 9)
     assert model.outliers(table)["rank"].tolist() == [1]
     empty = model.outliers(pd.DataFrame({"x": [np.nan, 0.1]}))
     assert empty["tail_prob"].iloc[0] == 1 and pd.isna(empty["culprit"].iloc[0])
