@@ -30,7 +30,8 @@ AUTO = 0.01
 
 def default_density(random_state: int | None = None) -> Density:
     """The unfitted density of an `OutlierDetector` that is given none."""
-    return GaussianMixture(components=1, random_state=random_state)
+    # posterior draws serve intervals, which a detector does not ask for
+    return GaussianMixture(components=1, draws=0, random_state=random_state)
 
 
 @dataclass(eq=False, repr=False)

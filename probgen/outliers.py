@@ -195,7 +195,8 @@ def outliers(
 
 
 def _check(fdr: float | None, method: str, samples: int) -> None:
-    if not (fdr is None or (isinstance(fdr, int | float | np.number) and 0 < fdr < 1)):
+    number = isinstance(fdr, int | float | np.number) and not isinstance(fdr, bool)
+    if fdr is not None and not (number and 0 < fdr < 1):
         raise SchemaError(message(f"fdr={fdr!r}", "0 < fdr < 1, or None", "pass 0.05, say"))
     if method not in ("auto", "model"):
         raise SchemaError(message(f"method={method!r}", "'auto' or 'model'", "choose one"))

@@ -194,7 +194,7 @@ class Search:
         before = np.where(wrong, -math.inf, -part.surprisal())
         with np.errstate(invalid="ignore"):
             gain = np.where(np.isnan(gain), after - before, gain)
-        return decoded[name].astype(object).to_numpy(), after, np.nan_to_num(gain, nan=0.0)
+        return decoded[name].astype(object).to_numpy(), after, np.where(np.isnan(gain), 0.0, gain)
 
     def _atoms(
         self, batch: Batch, x: Tensor, slots: list[int], wrong: NDArray[np.bool_]
