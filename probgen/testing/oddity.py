@@ -77,9 +77,8 @@ def shares_add_up_to_the_surprisal(subject: Subject) -> None:
     shares = model.explain(rows)
     need(shares.index.equals(rows.index) and list(shares) == list(rows), "another shape")
     wanted = model.surprisal(rows)
-    need(
-        close(shares.sum(axis=1), wanted, 1e-7, 1e-9), f"off by {gap(shares.sum(axis=1), wanted)}"
-    )
+    total = shares.sum(axis=1)
+    need(close(total, wanted, 1e-7, 1e-9), f"off by {gap(total, wanted)}")
     need((shares.to_numpy()[rows.isna().to_numpy()] == 0).all(), "a missing cell has a share")
 
 
