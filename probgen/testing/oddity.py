@@ -29,6 +29,12 @@ def _marginals(subject: Subject) -> None:
         raise NotApplicable("the family cannot leave columns out")
 
 
+def _apart(model: Density, table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a table that its fit held apart."""
+    need(model.calibration_ is not None, "fit(table, calibration=...) held no rows apart")
+    return table.iloc[model.calibration_.rows]  # type: ignore[union-attr]
+
+
 def _outliers(model: Density, rows: pd.DataFrame, **how: Any) -> pd.DataFrame:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)
@@ -47,7 +53,7 @@ def p_values_do_not_depend_on_units(subject: Subject) -> None:
     for factors in ({}, factor):
         scaled = table.assign(**{name: table[name] * c for name, c in factors.items()})
         model = subject.fit(scaled, "scaled", calibration=APART)
-        found.append(_outliers(model, scaled.iloc[model.calibration_.rows]))
+        found.append(_outliers(model, _apart(model, scaled)))
     for name in ("p_value", "rank"):
         moved = int((found[0][name].to_numpy() != found[1][name].to_numpy()).sum())
         need(moved == 0, f"{name} of {moved} rows changed with the units")
@@ -60,7 +66,7 @@ def p_values_are_ranks_among_rows_held_apart(subject: Subject) -> None:
     _density(subject)
     table = subject.table("real2")
     model = subject.fit(table, "real2", calibration=APART)
-    rows = table.iloc[model.calibration_.rows]
+    rows = _apart(model, table)
     p = _outliers(model, rows)["p_value"].to_numpy()
     c = len(rows)
     wanted = (2 + np.arange(c)) / (1 + c)
