@@ -50,8 +50,8 @@ copybutton_prompt_is_regexp = True
 
 #: what a user of the package imports; every other module is shown under "engine"
 PUBLIC = {
-    "probgen", "datasets", "density", "diagnostics", "errors", "estimators", "evaluation",
-    "outliers", "plots", "saving", "schema", "selection", "testing", "verbs",
+    "probgen", "calibration", "datasets", "density", "detector", "diagnostics", "errors",
+    "estimators", "evaluation", "explaining", "outliers", "plots", "repairing", "saving", "schema", "selection", "testing", "verbs",
 }  # fmt: skip
 
 
