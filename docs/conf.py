@@ -51,7 +51,8 @@ copybutton_prompt_is_regexp = True
 #: what a user of the package imports; every other module is shown under "engine"
 PUBLIC = {
     "probgen", "calibration", "datasets", "density", "detector", "diagnostics", "errors",
-    "estimators", "evaluation", "explaining", "outliers", "plots", "repairing", "saving", "schema", "selection", "testing", "verbs",
+    "estimators", "evaluation", "explaining", "outliers", "plots", "repairing", "saving",
+    "schema", "selection", "testing", "verbs",
 }  # fmt: skip
 
 

@@ -36,6 +36,8 @@ Places = NDArray[np.intp]
 SCORED = 4_000_000
 #: but no fewer than this
 LEAST_REFERENCE = 1000
+#: fresh rows that say what is usual for a column, at most: their mean is good to a tenth of a nat
+USUAL = 500
 #: share of rows equal to fitted ones from which a table is called fitted
 FITTED = 0.2
 
@@ -222,7 +224,7 @@ def _judge(scorer: Scorer, samples: int, random_state: int) -> Findings:
         far[rows] = (surprisal[rows] - reference.mean()) / max(spread, 1e-12)
         if model.family.holes != "refuse" and seen.any():
             places = np.flatnonzero(seen)
-            mean = usual.given_others(places).mean(1)
+            mean = usual.take(slice(0, USUAL)).given_others(places).mean(1)
             excess[np.ix_(rows, places)] = own.given_others(places).T - mean
     for bad in scorer.impossible.values():
         surprisal[bad], tail[bad], far[bad] = math.inf, 1 / (1 + samples), math.inf

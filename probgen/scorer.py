@@ -44,7 +44,7 @@ class Scorer:
     ) -> None:
         schema = model.schema_
         self.model, self.predictive = model, model._predictive()
-        #: columns that have slots, and these
+        # columns that have slots, and these
         self.names: list[Hashable] = []
         self.slots: list[list[int]] = []
         for name in schema.names:
@@ -53,7 +53,7 @@ class Scorer:
                 self.slots.append(slots)
         self.impossible = impossible
         n = len(encoded.x)
-        #: cells outside the support (n, columns), and rows where that is a column without slots
+        # cells outside the support (n, columns), and rows where that is a column without slots
         self.illegal = np.zeros((n, len(self.names)), dtype=bool)
         self.broken = np.zeros(n, dtype=bool)
         for name, bad in impossible.items():
@@ -165,13 +165,7 @@ class Scorer:
     def _slopes(self) -> torch.Tensor:
         """What each cell adds to the log density in table units (m, n)."""
         x, seen = queries.encoded(self.batch), self.batch.seen
-        out = torch.zeros(seen.shape[::-1], dtype=torch.float64, device=x.device)
-        for place, slot in enumerate(self.model.schema_.slots):
-            if slot.kind == "real":
-                own = torch.zeros_like(seen)
-                own[:, place] = seen[:, place]
-                out[place] = self.model.schema_.log_det(x, own)
-        return out
+        return torch.where(seen, self.model.schema_.log_slopes(x), 0.0).T
 
     def given_others(self, places: NDArray[np.intp]) -> Floats:
         """-log p of each of some columns given all other seen cells, (places, n), nats."""
