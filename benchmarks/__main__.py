@@ -19,6 +19,7 @@ BENCHMARKS = {
     "step_time": False,
     "encode": False,
     "intervals": False,
+    "false_discoveries": False,
     "known_density": True,
 }
 
