@@ -20,6 +20,7 @@ BENCHMARKS = {
     "encode": False,
     "intervals": False,
     "conditionals": False,
+    "false_discoveries": False,
     "known_density": True,
 }
 

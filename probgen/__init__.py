@@ -1,6 +1,7 @@
 """Probabilistic programming for tables: a data frame in, its joint density out."""
 
 from probgen.density import Density
+from probgen.detector import OutlierDetector
 from probgen.errors import (
     ApproximationError,
     ApproximationWarning,
@@ -28,6 +29,7 @@ __all__ = [
     "Independent",
     "ModelFileError",
     "NotSupported",
+    "OutlierDetector",
     "ProbgenError",
     "Schema",
     "SchemaError",

@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from probgen import queries
 from probgen.batch import Batch
+from probgen.calibration import Calibration, hold_apart
 from probgen.door import (
     check_settings,
     check_weight,
@@ -86,6 +87,8 @@ class Density(Verbs, DensityMixin, BaseEstimator):
         Repeats the fit as `random_state` (not kept in a saved model).
     converged_ : bool
         Whether every restart converged.
+    calibration_ : Calibration or None
+        The rows that `fit` held apart.
     n_features_in_, feature_names_in_
         As in scikit-learn.
     """
@@ -115,6 +118,7 @@ class Density(Verbs, DensityMixin, BaseEstimator):
         y: object = None,
         sample_weight: Any = None,
         given: Sequence[Hashable] = (),
+        calibration: float | None = None,
     ) -> Self:
         """Fit the density of a table.
 
@@ -129,6 +133,9 @@ class Density(Verbs, DensityMixin, BaseEstimator):
         given : sequence of column names
             Columns to condition on and never to model; families that model the joint
             refuse it and take ``given`` in the verbs instead.
+        calibration : float, optional
+            Share of the rows, in (0, 1), that is held apart, drawn by `random_state`: nothing
+            of the fit sees them, and `outliers` ranks new rows among them.
 
         Returns
         -------
@@ -150,13 +157,12 @@ class Density(Verbs, DensityMixin, BaseEstimator):
         check_settings(self, draws=0)
         weight = check_weight(sample_weight, len(frame))
         require_two_weights(weight)
-        if weight is not None and not weight.all():  # weight 0 equals no row
-            frame, weight = frame[weight > 0], weight[weight > 0]
         training = self._training()
+        seeds = spawn_seeds(training.random_state or 0, 3)
+        frame, weight, apart = hold_apart(frame, weight, calibration, seeds[2])
         schema = self.schema or Schema.infer(
             weighted_rows(frame, weight), self.columns, given, self.dequantise
         )
-        seeds = spawn_seeds(training.random_state or 0, 2)
         jitter = np.random.default_rng(seeds[0]) if self.dequantise else None
         encoded = encode(frame, schema, jitter=jitter)
         require_rows(encoded)
@@ -169,6 +175,7 @@ class Density(Verbs, DensityMixin, BaseEstimator):
             batch, held = split(batch, self.validation, torch.Generator().manual_seed(seeds[1]))
         fits = fit_starts(lambda: self._make(schema).to(device), batch, training, held)
         self._install(schema, fits)
+        self.calibration_ = None if apart is None else Calibration.of(apart, frame, schema)
         self.seed_ = training.random_state
         return self
 

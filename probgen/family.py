@@ -105,6 +105,13 @@ class Family(nn.Module):
         """
         return None
 
+    def exact_log_prob_masked(self, batch: Batch, masks: Tensor) -> Tensor | None:
+        """Log density (g, n) of the cells seen and inside each of g masks (g, m), at once.
+
+        Of the predictive, as `exact_log_prob(batch, None)`; None leaves it to g calls of that.
+        """
+        return None
+
     def complete(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
         """x (n, m) with the unseen cells drawn exactly given the seen ones of their row.
 

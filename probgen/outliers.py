@@ -1,8 +1,9 @@
-"""Odd rows and why they are odd: surprisal, its split by column, tail probability, culprits.
+"""Odd rows: surprisal, p-values, flags under a false discovery rate, and the cells to blame.
 
 Surprisal is ``-log p(row)``, in nats; larger is stranger. Its level depends on the units of the
-table, so everything that ranks or blames compares a row with rows that the model itself draws:
-those comparisons do not change when a column is rescaled.
+table and on which cells are seen, so everything that ranks, flags or blames compares a row with
+other rows of which the same cells are seen: those comparisons do not change when a column is
+rescaled.
 """
 
 from __future__ import annotations
@@ -10,118 +11,100 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Hashable, Iterator
-from dataclasses import replace
-from itertools import combinations
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
+from sklearn.base import clone
 
-from probgen import queries
-from probgen.batch import Batch
+from probgen.calibration import Calibration
+from probgen.conformal import adjusted, at_least, flags_needed
 from probgen.density import Density
 from probgen.errors import DataWarning, SchemaError, message
-from probgen.table import Encoded, encode, to_frame
+from probgen.scorer import Extra, Scorer, Unseen, patterns
+from probgen.session import spawn_seeds
+from probgen.table import to_frame
 
-__all__ = ["explain", "outliers"]
+__all__ = ["outliers"]
 
-Unseen = Literal["error", "missing", "rare"]
-Extra = Literal["error", "ignore"]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+Places = NDArray[np.intp]
+#: reference rows scored, over all patterns of holes; beyond it each pattern sees a random part
+SCORED = 4_000_000
+#: but no fewer than this
+LEAST_REFERENCE = 1000
+#: fresh rows that say what is usual for a column, at most: their mean is good to a tenth of a nat
+USUAL = 500
+#: share of rows equal to fitted ones from which a table is called fitted
+FITTED = 0.2
 
-#: columns up to which all orders are averaged: 2^8 marginals a row
-ALL_ORDERS = 8
-#: random orders, each with its reverse, beyond that
-ORDERS = 8
-#: rows worked on at once
-ROWS = 20_000
 
+@dataclass
+class Findings:
+    """What a model says of some rows: (n,) each, and `excess` (n, columns)."""
 
-def explain(
-    model: Density, table: Any, unseen: Unseen = "error", extra: Extra = "error"
-) -> pd.DataFrame:
-    """Split the surprisal of each row into one share a column.
-
-    Parameters
-    ----------
-    model : Density
-        A fitted model.
-    table : data frame of n rows
-        Any of the fitted columns; NaN cells are integrated out and have share 0.
-    unseen, extra
-        As in `Density.log_prob`.
-
-    Returns
-    -------
-    DataFrame (n, columns)
-        On the caller's index, one column for each fitted column of the table, in the table's
-        order, nats. The shares of a row add up to ``-log_prob`` of the row (to rounding
-        error). A share can be negative: a density may exceed 1.
-
-    Notes
-    -----
-    By the chain rule ``-log p(x) = sum_j -log p(x_j | x before j)`` for any order of the
-    columns. The share of a column is the average of its term over all orders (its Shapley
-    value) up to 8 columns, and over 8 random orders and their reverses, the same ones at each
-    call, beyond that: each order adds up, so the average does. Cost: at most 256 marginal
-    densities a row up to 8 columns, 16 d beyond.
-
-    A share is in the units of its column, so compare it with the share that other rows have in
-    the same column; `outliers` does so.
-
-    References
-    ----------
-    Shapley (1953), A value for n-person games. Castro, Gómez and Tejada (2009), Polynomial
-    calculation of the Shapley value based on sampling, Computers & Operations Research 36.
-    """
-    frame = to_frame(table, model.schema_.names)
-    scorer = Scorer(model, frame, unseen, extra)
-    known = set(model.schema_.names)
-    names = [name for name in frame.columns if name in known]
-    shares = {name: np.zeros(len(frame)) for name in names}
-    for rows in (slice(i, i + ROWS) for i in range(0, len(frame), ROWS)):
-        for name, share in zip(scorer.names, _shares(scorer.take(rows)).T, strict=True):
-            if name in shares:
-                shares[name][rows] = share
-    for name, bad in scorer.impossible.items():
-        shares[name][bad] = math.inf
-    return pd.DataFrame(shares, index=frame.index, columns=pd.Index(names))
+    surprisal: Floats
+    tail: Floats
+    far: Floats
+    excess: Floats
+    names: list[Hashable]
+    impossible: dict[Hashable, Bools]
 
 
 def outliers(
     model: Density,
     table: Any,
+    fdr: float | None = 0.05,
+    folds: int | None = None,
+    method: Literal["auto", "model"] = "auto",
     samples: int = 2000,
     random_state: int = 0,
     unseen: Unseen = "error",
     extra: Extra = "error",
 ) -> pd.DataFrame:
-    """How odd each row is by the model's own standard, and the column to blame.
+    """How odd each row is, whether to flag it, and the column to blame.
 
     Parameters
     ----------
     model : Density
         A fitted model.
     table : data frame of n rows
-        Any of the fitted columns.
+        Any of the fitted columns; NaN cells are integrated out.
+    fdr : float, optional
+        False discovery rate, in (0, 1): the share of false ones to be expected among the rows
+        that are flagged (Benjamini and Hochberg). None flags nothing.
+    folds : int, optional
+        For the rows that the model was fitted to: each row is judged by a refit that did not see
+        its fold. All columns of the result are then those of the refits. The settings are those
+        of the model, the schema is its schema, and each row counts once.
+    method : {"auto", "model"}
+        Where p-values come from. "auto": ranks among the rows of other folds, if `folds` are
+        asked for; ranks among the rows that ``fit(table, calibration=...)`` held apart, if there
+        are any; the tail probability otherwise. "model": the tail probability.
     samples : int
         Fresh rows that the model draws for comparison. The cost is ``samples`` densities for
         each column and each pattern of holes.
     random_state : int
-        Seed of these rows.
+        Seed of these rows and of the folds.
     unseen, extra
         As in `Density.log_prob`.
 
     Returns
     -------
-    DataFrame (n, 5)
+    DataFrame (n, 9)
         On the caller's index:
 
         ``surprisal``
             ``-log_prob`` of the row, nats.
+        ``p_value``
+            How rare a row as surprising is among the rows it is compared with.
+        ``q_value``
+            The smallest `fdr` at which the row is flagged.
+        ``flag``
+            ``q_value <= fdr``; left out where `fdr` is None.
         ``tail_prob``
             Share of fresh rows, with the same cells hidden, that are at least as surprising:
             (1 + their number) / (1 + samples).
@@ -130,43 +113,135 @@ def outliers(
             surprisal lies above that of the fresh rows.
         ``culprit``
             The column whose value, given all other cells of the row, is the most surprising
-            beyond what is usual for that column; missing for a row without any cell.
+            beyond what is usual for that column; missing for a row without any cell, and where
+            the family cannot leave columns out.
         ``excess``
             By how much, in nats.
+        ``method``
+            Where the p-value comes from: "split-conformal", "cross-conformal" or "model".
+
+    Warns
+    -----
+    DataWarning
+        If no row could be flagged at this `fdr`, however odd, or if a table that looks like the
+        fitted one is judged by rows held apart.
 
     Notes
     -----
-    The tail probability trusts the model: it is uniform for rows that the model generates, not
-    for any table. All columns but ``surprisal`` are the same in any units.
+    *Split-conformal* p-values hold for new rows exchangeable with those held apart, whatever the
+    model: ``P(p_value <= a) <= a``. They do not hold for rows that were fitted, to which the
+    model has adapted: ask for `folds`. Rows that were held apart may be asked about. Rows with
+    holes are compared with the rows held apart in which the same cells are seen, all others
+    hidden; that asks for cells missing completely at random. The rate of false flags is
+    controlled where rows share their comparison (Bates et al. 2023).
+
+    *Cross-conformal* p-values are ranks of the rows among themselves, each scored by a refit that
+    did not see it. With folds drawn at random the scores of exchangeable rows are exchangeable,
+    so these are valid too (for a new row the bound is ``P(p_value <= a) <= 2 a``: Barber et al.
+    2021). But the oddest of n rows has at best 1 / n, the second 2 / n, and so on, so no false
+    discovery rate below 1 ever flags any of them: without rows known to be sound, that some row
+    is the oddest proves nothing. Flag by ``method="model"`` then, or fit to rows you trust.
+
+    The *tail probability* trusts the model: it is uniform for rows that the model generates, not
+    for any table.
+
+    All columns but ``surprisal`` are the same in any units. With very many patterns of holes the
+    comparison is with a random part of the rows, 1000 at least.
+
+    References
+    ----------
+    Vovk, Gammerman and Shafer (2005), Algorithmic Learning in a Random World.
+    Vovk (2015), Cross-conformal predictors, Annals of Mathematics and AI 74.
+    Barber, Candès, Ramdas and Tibshirani (2021), Predictive inference with the jackknife+,
+    Annals of Statistics 49.
+    Bates, Candès, Lei, Romano and Sesia (2023), Testing for outliers with conformal p-values,
+    Annals of Statistics 51.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd, probgen as pg
+    >>> rng = np.random.default_rng(0)
+    >>> old, new = (pd.DataFrame(rng.normal(size=(n, 2)), columns=["a", "b"]) for n in (500, 9))
+    >>> new.loc[4] = [0.2, 8.0]
+    >>> model = pg.GaussianMixture(1, random_state=0).fit(old, calibration=0.4)
+    >>> found = model.outliers(new)
+    >>> found.loc[found["flag"], ["p_value", "culprit", "method"]].round(3)
+       p_value culprit           method
+    4    0.005       b  split-conformal
     """
+    _check(fdr, method, samples)
+    frame = to_frame(table, model.schema_.names)
+    calibration: Calibration | None = getattr(model, "calibration_", None)
+    if folds is not None:
+        frame = _whole_columns(model, frame, extra)
+        parts = list(_refits(model, frame, folds, random_state, unseen))
+        found = _joined([(rows, _judge(own, samples, random_state)) for rows, own in parts])
+        how = "cross-conformal"
+    else:
+        own = Scorer.of(model, frame, unseen, extra)
+        parts = [(np.arange(len(frame)), own)]
+        found = _judge(own, samples, random_state)
+        how = "model" if calibration is None else "split-conformal"
+    how = "model" if method == "model" else how
+    if how == "model":
+        p, least = found.tail, 1 / (1 + samples)
+    elif calibration is not None and folds is None:
+        _warn_if_fitted(calibration, parts[0][1])
+        p = _ranked(parts, [Scorer.of_calibration(model, calibration, unseen)], None)
+        least = 1 / (1 + len(calibration))
+    else:
+        p = _ranked(parts, [scorer for _, scorer in parts], [rows for rows, _ in parts])
+        least = 1 / max(1, len(frame))
+    _warn_if_idle(fdr, how, least, len(frame))
+    return _report(found, p, how, fdr, frame.index)
+
+
+def _check(fdr: float | None, method: str, samples: int) -> None:
+    number = isinstance(fdr, int | float | np.number) and not isinstance(fdr, bool)
+    if fdr is not None and not (number and 0 < fdr < 1):
+        raise SchemaError(message(f"fdr={fdr!r}", "0 < fdr < 1, or None", "pass 0.05, say"))
+    if method not in ("auto", "model"):
+        raise SchemaError(message(f"method={method!r}", "'auto' or 'model'", "choose one"))
     if samples < 1:
         raise SchemaError(message(f"samples={samples}", "at least 1", "pass 2000, say"))
-    frame = to_frame(table, model.schema_.names)
-    scorer = Scorer(model, frame, unseen, extra)
-    fresh = Scorer(model, model.sample(samples, random_state=random_state))
-    n = len(frame)
+
+
+# --- by the model -----------------------------------------------------------------------------
+
+
+def _judge(scorer: Scorer, samples: int, random_state: int) -> Findings:
+    """Rows beside fresh rows that the model draws, pattern by pattern of their holes."""
+    model = scorer.model
+    fresh = Scorer.of(model, model.sample(samples, random_state=random_state))
+    n = len(scorer)
     surprisal, tail, far = np.zeros(n), np.ones(n), np.zeros(n)
     excess = np.full((n, len(scorer.names)), -math.inf)
-    for seen, rows in scorer.patterns():
+    for seen, rows in patterns(scorer.seen()):
         own, usual = scorer.take(rows), fresh.showing(seen)
-        surprisal[rows], reference = own.surprisal(), np.sort(usual.surprisal())
-        above = samples - np.searchsorted(reference, surprisal[rows] - 1e-9)
-        tail[rows] = (1 + above) / (1 + samples)
+        surprisal[rows], reference = own.surprisal(), usual.surprisal()
+        tail[rows] = (1 + at_least(surprisal[rows], reference)) / (1 + samples)
         spread = reference.std() if seen.any() else 0.0
         far[rows] = (surprisal[rows] - reference.mean()) / max(spread, 1e-12)
-        for j in np.flatnonzero(seen).tolist():
-            excess[rows, j] = own.conditional(j) - usual.conditional(j).mean()
+        if model.family.holes != "refuse" and seen.any():
+            places = np.flatnonzero(seen)
+            mean = usual.take(slice(0, USUAL)).given_others(places).mean(1)
+            excess[np.ix_(rows, places)] = own.given_others(places).T - mean
     for bad in scorer.impossible.values():
         surprisal[bad], tail[bad], far[bad] = math.inf, 1 / (1 + samples), math.inf
-    rank = np.empty(n, dtype=np.int64)
-    rank[np.lexsort((-far, tail))] = np.arange(1, n + 1)
-    culprit, worst = _blame(excess, scorer.names)
-    for name, bad in scorer.impossible.items():
-        culprit[bad], worst[bad] = name, math.inf
-    return pd.DataFrame(
-        {"surprisal": surprisal, "tail_prob": tail, "rank": rank, "culprit": culprit,
-         "excess": worst}, index=frame.index,
-    )  # fmt: skip
+    return Findings(surprisal, tail, far, excess, scorer.names, scorer.impossible)
+
+
+def _joined(parts: list[tuple[Places, Findings]]) -> Findings:
+    """The findings of disjoint parts of a table, in its order."""
+    n, first = sum(len(rows) for rows, _ in parts), parts[0][1]
+    excess = np.zeros((n, len(first.names)))
+    whole = Findings(np.zeros(n), np.zeros(n), np.zeros(n), excess, first.names, {})
+    for rows, part in parts:
+        whole.surprisal[rows], whole.tail[rows] = part.surprisal, part.tail
+        whole.far[rows], whole.excess[rows] = part.far, part.excess
+        for name, bad in part.impossible.items():
+            whole.impossible.setdefault(name, np.zeros(n, dtype=bool))[rows] = bad
+    return whole
 
 
 def _blame(excess: Floats, names: list[Hashable]) -> tuple[NDArray[np.object_], Floats]:
@@ -184,161 +259,135 @@ def _blame(excess: Floats, names: list[Hashable]) -> tuple[NDArray[np.object_], 
     return culprit, worst
 
 
-class Scorer:
-    """Log densities of the rows of a table with columns hidden at will.
+# --- by other rows ----------------------------------------------------------------------------
 
-    Values outside the support are hidden, and listed in `impossible`: their rows have
-    infinite surprisal, but the other cells can still be judged.
+
+def _whole_columns(model: Density, frame: pd.DataFrame, extra: Extra) -> pd.DataFrame:
+    """The fitted columns of a table to refit."""
+    names = list(model.schema_.names)
+    missing = [name for name in names if name not in frame.columns]
+    if missing:
+        raise SchemaError(message(
+            f"folds for a table without column(s) {missing}", f"all fitted columns {names}",
+            "pass the whole table, or leave folds out",
+        ))  # fmt: skip
+    return frame[names] if extra == "ignore" else frame
+
+
+def _refits(
+    model: Density, frame: pd.DataFrame, folds: int, seed: int, unseen: Unseen
+) -> Iterator[tuple[Places, Scorer]]:
+    """Rows of each fold, to be scored by a fit to all others."""
+    n = len(frame)
+    whole = isinstance(folds, int | np.integer) and not isinstance(folds, bool)
+    if not whole or not 2 <= folds <= n:
+        raise SchemaError(message(
+            f"folds={folds!r} for {n} rows", "2 folds or more, and a row in each", "change folds"
+        ))  # fmt: skip
+    order = np.random.default_rng(seed).permutation(n)
+    for part, own_seed in zip(
+        np.array_split(order, folds), spawn_seeds(seed, int(folds)), strict=True
+    ):
+        rows = np.sort(part)
+        # in random order: scores are exchangeable only if no place in the table is special
+        rest = order[~np.isin(order, part)]
+        refit = clone(model).set_params(
+            schema=model.schema_, columns=None, random_state=own_seed % 2**31
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DataWarning)  # said when the model was fitted
+            refit.fit(frame.iloc[rest])
+        yield rows, Scorer.of(refit, frame.iloc[rows], unseen)
+
+
+def _ranked(
+    parts: list[tuple[Places, Scorer]], reference: list[Scorer], places: list[Places] | None
+) -> Floats:
+    """Conformal p-values (n,) of all rows, pattern by pattern of their cells.
+
+    `places` says which rows of the table the reference rows are, where they are such rows: a
+    row is not compared with itself.
     """
-
-    def __init__(
-        self, model: Density, frame: pd.DataFrame, unseen: Unseen = "error", extra: Extra = "error"
-    ) -> None:
-        schema = model.schema_
-        self.model, self.predictive = model, model._predictive()
-        #: columns that have slots, and these
-        self.names: list[Hashable] = []
-        self.slots: list[list[int]] = []
-        for name in schema.names:
-            if slots := schema.slots_of([name]):
-                self.names.append(name)
-                self.slots.append(slots)
-        encoded = encode(frame, schema, unseen=unseen, extra=extra)
-        #: rows (n,) whose value in a column lies outside the support, by column
-        self.impossible = _impossible(model, frame, encoded, unseen)
-        for name, bad in self.impossible.items():
-            for slot in schema.slots_of([name]):
-                encoded.seen[bad, slot] = False
-        self.batch = model._batch(encoded, model._device)
-
-    def _with(self, batch: Batch) -> Scorer:
-        other = Scorer.__new__(Scorer)
-        other.__dict__.update(self.__dict__, batch=batch)
-        return other
-
-    def take(self, rows: Any) -> Scorer:
-        """The same for some rows."""
-        at = rows if isinstance(rows, slice) else torch.as_tensor(rows)
-        return self._with(self.batch.take(at))
-
-    def seen(self) -> Bools:
-        """Which columns of which rows are seen, (n, columns)."""
-        if not self.slots:
-            return np.zeros((len(self.batch), 0), dtype=bool)
-        first = [slots[0] for slots in self.slots]
-        return self.batch.seen[:, first].cpu().numpy()
-
-    def patterns(self) -> Iterator[tuple[Bools, NDArray[np.intp]]]:
-        """(columns seen, rows) for each pattern of holes."""
-        seen = self.seen()
-        if not len(seen):
-            return
-        kinds, which = np.unique(seen, axis=0, return_inverse=True)
-        for k, pattern in enumerate(kinds):
-            yield pattern, np.flatnonzero(which.reshape(-1) == k)
-
-    def showing(self, columns: Bools) -> Scorer:
-        """The same rows with only these columns seen."""
-        keep = self.batch.seen.new_zeros(self.batch.seen.shape[1])
-        for place in np.flatnonzero(columns):
-            keep[self.slots[place]] = True
-        seen = self.batch.seen & keep
-        assert self.batch.x is not None  # noqa: S101 - made from encoded rows
-        x = torch.where(seen, self.batch.x, 0.0)
-        return self._with(replace(self.batch, x=x, seen=seen, complete=False, key=None))
-
-    def surprisal(self) -> Floats:
-        """-log p of the seen cells of each row (n,), nats, table units."""
-        batch = self.batch
-        assert batch.x is not None  # noqa: S101 - made from encoded rows
-        with torch.no_grad():
-            value = queries.log_prob(self.predictive, batch).value.double()
-            value = value + self.model.schema_.log_det(batch.x, batch.seen)
-        return -value.cpu().numpy()
-
-    def conditional(self, place: int) -> Floats:
-        """-log p of one column given the other seen cells (n,), nats."""
-        others = np.ones(len(self.names), dtype=bool)
-        others[place] = False
-        return self.surprisal() - self.showing(others).surprisal()
+    n = sum(len(rows) for rows, _ in parts)
+    held = np.zeros((n, len(reference[0].names)), dtype=bool)
+    # which part a row is in, and its place there
+    home, place = np.zeros(n, dtype=np.intp), np.zeros(n, dtype=np.intp)
+    for number, (rows, own) in enumerate(parts):
+        held[rows], home[rows], place[rows] = own.held(), number, np.arange(len(rows))
+    kinds = list(patterns(held))
+    chosen, keep = _some(reference, max(LEAST_REFERENCE, SCORED // max(1, len(kinds))))
+    inside = np.zeros(n, dtype=bool)
+    if places is not None:
+        inside[np.concatenate(places)[keep]] = True
+    p = np.ones(n)
+    for pattern, rows in kinds:
+        other = np.concatenate([part.comparable(pattern) for part in chosen])
+        for number in np.unique(home[rows]):
+            some = rows[home[rows] == number]
+            scores = parts[number][1].take(place[some]).comparable(pattern)
+            # a row among its own reference is counted once: as itself
+            itself = inside[some]
+            p[some] = (1 + at_least(scores, other) - itself) / (1 + len(other) - itself)
+    return p
 
 
-def _impossible(
-    model: Density, frame: pd.DataFrame, encoded: Encoded, unseen: Unseen
-) -> dict[Hashable, Bools]:
-    """Rows with a value outside the support, by column."""
-    found: dict[Hashable, Bools] = {}
-    rows = np.flatnonzero(encoded.illegal)
-    if not len(rows):
-        return found
-    part = frame.iloc[rows]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DataWarning)  # said when the table was encoded
-        for name in model.schema_.names:
-            if name in part.columns and model.schema_[name].role != "context":
-                own = encode(part[[name]], model.schema_, unseen=unseen)
-                if own.illegal.any():
-                    found[name] = np.zeros(len(frame), dtype=bool)
-                    found[name][rows[own.illegal]] = True
-    return found
+def _some(reference: list[Scorer], most: int) -> tuple[list[Scorer], Bools]:
+    """At most so many of the reference rows, drawn at random, and which they are."""
+    count = sum(len(part) for part in reference)
+    keep = np.ones(count, dtype=bool)
+    if count > most:
+        keep[np.random.default_rng(0).permutation(count)[most:]] = False
+    ends = np.cumsum([len(part) for part in reference])[:-1]
+    pairs = zip(reference, np.split(keep, ends), strict=True)
+    return [part.take(own) for part, own in pairs], keep
 
 
-def _shares(scorer: Scorer) -> Floats:
-    """Shares (n, columns) of the surprisal of each row."""
-    d = len(scorer.names)
-    seen = scorer.seen()
-    shares = np.zeros(seen.shape)
-    # columns that no row shows take part in no order
-    used = np.flatnonzero(seen.any(0))
-    for subset, factor in _terms(len(used)):
-        columns = np.zeros(d, dtype=bool)
-        columns[used[list(subset)]] = True
-        with np.errstate(invalid="ignore"):
-            shares[:, used] += scorer.showing(columns).surprisal()[:, None] * factor
-    shares[~seen] = 0.0
-    _blame_zero_density(scorer, seen, shares)
-    return shares
-
-
-def _blame_zero_density(scorer: Scorer, seen: Bools, shares: Floats) -> None:
-    """Rows of density 0: the columns that are impossible alone, or else all that are seen."""
-    rows = np.flatnonzero(~np.isfinite(shares).all(1))
-    if not len(rows):
+def _warn_if_fitted(calibration: Calibration, own: Scorer) -> None:
+    """Say so where rows of a table with real columns equal rows of the fit."""
+    if not len(own) or not any(slot.kind == "real" for slot in own.model.schema_.slots):
         return
-    part = scorer.take(rows)
-    alone = np.stack([part.showing(one).surprisal() for one in np.eye(seen.shape[1], dtype=bool)])
-    guilty = (alone == math.inf).T
-    guilty |= seen[rows] & ~guilty.any(1, keepdims=True)
-    shares[rows] = np.where(guilty, math.inf, 0.0)
+    share = calibration.share_fitted(own.batch)
+    if share >= FITTED:
+        warnings.warn(message(
+            f"a table of which about {share:.0%} of the rows were fitted",
+            "new rows: p-values by rows held apart are not valid for fitted ones",
+            "pass folds=5 to judge the fitted table, or leave its rows out",
+        ), DataWarning, stacklevel=4)  # fmt: skip
 
 
-def _terms(d: int) -> list[tuple[tuple[int, ...], Floats]]:
-    """Sets of columns, and how the surprisal of each set enters the share of each column."""
-    if d <= ALL_ORDERS:
-        return [
-            (subset, _weights(d, subset))
-            for size in range(1, d + 1)
-            for subset in combinations(range(d), size)
-        ]
-    rng = np.random.default_rng(0)
-    orders = [rng.permutation(d) for _ in range(ORDERS)]
-    orders += [order[::-1] for order in orders]
-    factors: dict[tuple[int, ...], Floats] = {}
-    for order in orders:
-        for place, column in enumerate(order):
-            subset = tuple(sorted(order[: place + 1].tolist()))
-            factor = factors.setdefault(subset, np.zeros(d))
-            factor[column] += 1 / len(orders)
-            if place + 1 < d:
-                factor[order[place + 1]] -= 1 / len(orders)
-    return list(factors.items())
+def _warn_if_idle(fdr: float | None, how: str, least: float, n: int) -> None:
+    """Say so where no row could be flagged, however odd."""
+    if fdr is None or not n:
+        return
+    ranks = how == "cross-conformal"
+    if not ranks and flags_needed(least, n, fdr) <= n:
+        return
+    found = f"a smallest possible p-value of {least:.3g} for {n} row(s) at fdr={fdr:g}"
+    needed = f"{least:.3g} <= fdr, or no row can be flagged"
+    do = "hold more rows apart in fit, draw more samples, or raise fdr"
+    if ranks:
+        found = f"ranks of {n} rows among themselves: the k-th oddest has k / {n} at best"
+        needed = "rows known to be sound, or no row can be flagged at any fdr"
+        do = (
+            "fit to such rows with calibration=, trust the model by method='model', or pass "
+            "fdr=None and read p_value as a rank"
+        )
+    warnings.warn(message(found, needed, do), DataWarning, stacklevel=4)
 
 
-def _weights(d: int, subset: tuple[int, ...]) -> Floats:
-    """Shapley weights (d,) of the value of one subset."""
-    size = len(subset)
-    # share of the orders in which the subset comes first, and column j next or last of it
-    outside = -1 / (math.comb(d, size) * (d - size)) if size < d else 0.0
-    weights = np.full(d, outside)
-    weights[list(subset)] = 1 / (math.comb(d, size) * size)
-    return weights
+def _report(
+    found: Findings, p: Floats, how: str, fdr: float | None, index: pd.Index
+) -> pd.DataFrame:
+    rank = np.empty(len(p), dtype=np.int64)
+    rank[np.lexsort((-found.far, found.tail))] = np.arange(1, len(p) + 1)
+    culprit, worst = _blame(found.excess, found.names)
+    for name, bad in found.impossible.items():
+        culprit[bad], worst[bad] = name, math.inf
+    q = adjusted(p)
+    columns: dict[str, Any] = {"surprisal": found.surprisal, "p_value": p, "q_value": q}
+    if fdr is not None:
+        columns["flag"] = q <= fdr
+    columns |= {"tail_prob": found.tail, "rank": rank, "culprit": culprit, "excess": worst}
+    frame = pd.DataFrame(columns, index=index)
+    frame["method"] = how
+    return frame

@@ -5,7 +5,9 @@ A model is a folder, or a .zip that stores the same files without compression::
     manifest.json                    format, estimator, parameters, schema, results, versions,
                                      sha256 of everything, three rows with their scores
     member_0-<sha256>.safetensors    what the first member learned; one file a restart
+    calibration-<sha256>.safetensors the rows that the fit held apart, if it did
 
+An `OutlierDetector` is saved as its density, with its own settings beside it in the manifest.
 Everything in a file is treated as hostile until checked: sizes before they are read, hashes
 before content, shapes before memory is taken, and in the end the scores of the three rows.
 """
@@ -30,7 +32,9 @@ from torch import Tensor
 
 from probgen import estimators, queries, weights
 from probgen.batch import Batch
+from probgen.calibration import Calibration
 from probgen.density import Density
+from probgen.detector import OutlierDetector
 from probgen.errors import DataWarning, ModelFileError, NotSupported, message
 from probgen.family import Family
 from probgen.plain import checked, decode, encode
@@ -51,7 +55,7 @@ TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
 LIBRARIES = ("probgen", "torch", "pyro-ppl", "numpy", "pandas")
 
 
-def save(estimator: Density, path: str | os.PathLike[str]) -> None:
+def save(estimator: Density | OutlierDetector, path: str | os.PathLike[str]) -> None:
     """Write a fitted model to a folder, or to one file if `path` ends in .zip.
 
     A model that is already there is replaced in one step: a crash at any moment leaves the
@@ -59,7 +63,7 @@ def save(estimator: Density, path: str | os.PathLike[str]) -> None:
 
     Parameters
     ----------
-    estimator : Density
+    estimator : Density or OutlierDetector
         Fitted.
     path : path
         Its parent must exist.
@@ -87,7 +91,8 @@ def save(estimator: Density, path: str | os.PathLike[str]) -> None:
     """
     check_is_fitted(estimator)
     path = Path(path)
-    files = _pack(estimator)
+    detector = isinstance(estimator, OutlierDetector)
+    files = _pack_detector(estimator) if detector else _pack(estimator)
     try:
         _restore(lambda name, most: files[name], path)
     except ModelFileError as error:
@@ -99,8 +104,8 @@ def save(estimator: Density, path: str | os.PathLike[str]) -> None:
     write_files(path, files)
 
 
-def load(path: str | os.PathLike[str], device: str = "auto") -> Density:
-    """Read a model that `Density.save` wrote; runs no code from the file.
+def load(path: str | os.PathLike[str], device: str = "auto") -> Density | OutlierDetector:
+    """Read what `Density.save` or `OutlierDetector.save` wrote; runs no code from the file.
 
     Parameters
     ----------
@@ -112,8 +117,8 @@ def load(path: str | os.PathLike[str], device: str = "auto") -> Density:
 
     Returns
     -------
-    Density
-        Scores, samples and intervals equal those of the saved model.
+    Density or OutlierDetector
+        Scores, samples, intervals and p-values equal those of the saved model.
 
     Raises
     ------
@@ -130,7 +135,7 @@ def load(path: str | os.PathLike[str], device: str = "auto") -> Density:
     """
     target = resolve_device(device)
     path = Path(path)
-    estimator, other = _restore(reader(path), path)
+    estimator, detector, other = _restore(reader(path), path)
     if other:
         warnings.warn(
             f"the model in {os.fspath(path)!r} was saved with {other}; its self-test rows score "
@@ -140,17 +145,21 @@ def load(path: str | os.PathLike[str], device: str = "auto") -> Density:
         for member in estimator.members_:
             member.load_tensors({k: v.to(target) for k, v in member.tensors().items()})
             member.to(target)
-    return estimator
+    return estimator if detector is None else detector
 
 
-def _restore(read: Reader, path: Path) -> tuple[Density, str]:
-    """The estimator on the CPU, all checks passed, and the libraries that differ by now."""
+def _restore(read: Reader, path: Path) -> tuple[Density, OutlierDetector | None, str]:
+    """The density on the CPU, all checks passed, its detector, and libraries that differ now."""
     manifest = _manifest(read, path)
     with checking(path, "the estimator in manifest.json"):
         estimator = _estimator(manifest, path)
         _learned(estimator, manifest)
         other = _other_releases(manifest["versions"])
     estimator.members_ = [_member(estimator, entry, read, path) for entry in manifest["members"]]
+    estimator.calibration_ = _calibration(estimator, manifest.get("calibration"), read, path)
+    with checking(path, "the detector in manifest.json"):
+        saved = manifest.get("detector")
+        detector = None if saved is None else OutlierDetector.restored(decode(saved), estimator)
     with checking(path, "the self-test"):
         worst = _difference(estimator, manifest["self_test"])
     kinds = {t.dtype for m in estimator.members_ for t in m.tensors().values()}
@@ -161,7 +170,7 @@ def _restore(read: Reader, path: Path) -> tuple[Density, str]:
             f"a relative difference of at most {tolerance:.0e}",
             f"load it with {other}" if other else "save the model again",
         )  # fmt: skip
-    return estimator, other
+    return estimator, detector, other
 
 
 def _registry() -> dict[str, type[Density]]:
@@ -193,10 +202,8 @@ def _pack(estimator: Density) -> dict[str, bytes]:
             raise ModelFileError(message(
                 f"{error} of member {i}", "finite numbers", "fit again"
             )) from error  # fmt: skip
-        digest = hashlib.sha256(data).hexdigest()
-        name = f"member_{i}-{digest[:16]}.safetensors"
-        files[name] = data
-        members.append({"file": name, "bytes": len(data), "sha256": digest})
+        members.append(_entry(f"member_{i}", data, files))
+    apart = estimator.calibration_
     names = getattr(estimator, "feature_names_in_", None)
     manifest: dict[str, Any] = {
         "format": MAGIC, "version": FORMAT, "needs": NEEDS, "sha256": "",
@@ -212,9 +219,35 @@ def _pack(estimator: Density) -> dict[str, bytes]:
         "self_test": _self_test(estimator),
         "members": members,
     }  # fmt: skip
+    if apart is not None:
+        entry = _entry("calibration", weights.pack_tensors(apart.tensors()), files)
+        manifest["calibration"] = entry | {"share": apart.share}
     manifest["sha256"] = _digest(manifest)
-    files[MANIFEST] = (json.dumps(manifest, indent=1, allow_nan=False) + "\n").encode()
+    files[MANIFEST] = _text(manifest)
     return files
+
+
+def _pack_detector(detector: OutlierDetector) -> dict[str, bytes]:
+    """Files of the density of a detector, with the detector's settings in the manifest."""
+    check_is_fitted(detector)
+    files = _pack(detector.density_)
+    manifest = json.loads(files[MANIFEST])
+    manifest["detector"] = encode(detector.saved(), "detector")
+    manifest["sha256"] = _digest(manifest)
+    files[MANIFEST] = _text(manifest)
+    return files
+
+
+def _text(manifest: dict[str, Any]) -> bytes:
+    return (json.dumps(manifest, indent=1, allow_nan=False) + "\n").encode()
+
+
+def _entry(name: str, data: bytes, files: dict[str, bytes]) -> dict[str, Any]:
+    """Add a file of tensors, and say so as the manifest does."""
+    digest = hashlib.sha256(data).hexdigest()
+    own = f"{name}-{digest[:16]}.safetensors"
+    files[own] = data
+    return {"file": own, "bytes": len(data), "sha256": digest}
 
 
 def _digest(manifest: dict[str, Any]) -> str:
@@ -360,6 +393,23 @@ def _learned(estimator: Density, manifest: dict[str, Any]) -> None:
 
 def _member(estimator: Density, entry: Any, read: Reader, path: Path) -> Family:
     """One member: its file checked from the outside in, then taken into a new family."""
+    name, data = _checked_file(entry, read, path)
+    with checking(path, repr(name)):
+        return weights.unpack(data, lambda: estimator._make(estimator.schema_))
+
+
+def _calibration(estimator: Density, entry: Any, read: Reader, path: Path) -> Calibration | None:
+    """The rows that the fit held apart."""
+    if entry is None:
+        return None
+    name, data = _checked_file(entry, read, path)
+    with checking(path, repr(name)):
+        tensors = weights.unpack_tensors(data)
+        return Calibration.from_tensors(float(entry["share"]), tensors, estimator.schema_)
+
+
+def _checked_file(entry: Any, read: Reader, path: Path) -> tuple[str, bytes]:
+    """Name and content of a file that the manifest lists, size and hash checked."""
     with checking(path, "the list of members"):
         name, size = str(entry["file"]), int(entry["bytes"])
         if not MEMBER.fullmatch(name) or not 8 <= size <= MAX_MEMBER:
@@ -370,5 +420,4 @@ def _member(estimator: Density, entry: Any, read: Reader, path: Path) -> Family:
         raise damaged(path, f"{name!r} cut short to {len(data)} bytes", f"{size} bytes")
     if hashlib.sha256(data).hexdigest() != digest:
         raise damaged(path, f"{name!r} whose sha256 differs", "the sha256 in manifest.json")
-    with checking(path, repr(name)):
-        return weights.unpack(data, lambda: estimator._make(estimator.schema_))
+    return name, data

@@ -311,6 +311,14 @@ class Schema:
                 total += cell if every else torch.where(seen[:, place], cell, 0.0)
         return total
 
+    def log_slopes(self, x: Tensor) -> Tensor:
+        """`log |d encoded / d value|` of each cell (n, m), float64: the terms of `log_det`."""
+        out = torch.zeros(x.shape, dtype=torch.float64, device=x.device)
+        for place, slot in enumerate(self.slots):
+            if slot.kind == "real":
+                out[:, place] = _log_slope(self.columns[slot.column], x[:, place])
+        return out
+
     def measure(self) -> dict[str, dict[str, Any]]:
         """What two densities must share to be compared: kinds, roles, atoms, grids, bounds."""
         shared = ("kind", "role", "atoms", "grid", "lower", "upper")

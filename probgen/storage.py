@@ -28,7 +28,7 @@ __all__ = ["MANIFEST", "MEMBER", "Reader", "checking", "damaged", "reader", "wri
 
 #: the file that names all others, and how these are called
 MANIFEST = "manifest.json"
-MEMBER = re.compile(r"member_\d{1,4}-[0-9a-f]{16}\.safetensors")
+MEMBER = re.compile(r"(member_\d{1,4}|calibration)-[0-9a-f]{16}\.safetensors")
 #: what a manifest of ours has near its start
 MAGIC = "probgen-model"
 

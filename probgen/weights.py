@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from probgen.family import Family
 from probgen.session import guarded
 
-__all__ = ["pack", "unpack"]
+__all__ = ["pack", "pack_tensors", "unpack", "unpack_tensors"]
 
 #: bytes of a safetensors header at most
 MAX_HEADER = 2**24
@@ -28,10 +28,24 @@ BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, 
 
 def pack(family: Family) -> bytes:
     """The tensors of a family as a safetensors file; ValueError if one is NaN or inf."""
+    return pack_tensors(family.tensors())
+
+
+def pack_tensors(tensors: dict[str, Tensor]) -> bytes:
+    """Tensors by name as a safetensors file; ValueError if one is NaN or inf."""
     # copies: safetensors refuses tensors that share memory
-    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in family.tensors().items()}
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     _require_finite(tensors)
     return save_safetensors(tensors)
+
+
+def unpack_tensors(data: bytes) -> dict[str, Tensor]:
+    """The inverse of `pack_tensors`; damaged content raises ValueError, or what torch raises."""
+    _check_header(data)
+    # copies: tensors of a file lie anywhere, and kernels may round by alignment
+    tensors = {key: value.clone() for key, value in load_safetensors(data).items()}
+    _require_finite(tensors)
+    return tensors
 
 
 def unpack(data: bytes, make_family: Callable[[], Family]) -> Family:
@@ -40,10 +54,7 @@ def unpack(data: bytes, make_family: Callable[[], Family]) -> Family:
     Sizes are checked before tensors are made, and shapes against those of an unfitted
     family. Damaged content raises ValueError, or what torch raises for it.
     """
-    _check_header(data)
-    # copies: tensors of a file lie anywhere, and kernels may round by alignment
-    tensors = {key: value.clone() for key, value in load_safetensors(data).items()}
-    _require_finite(tensors)
+    tensors = unpack_tensors(data)
     with guarded(0), _Budget(2 * len(data) + SLACK):
         family = make_family()
     _check_shapes(family, tensors)

@@ -34,6 +34,7 @@ ROWS = [
     {"holes", "whole_rows"},
     {"full_normals"},
     {"likelihoods", "starts"},
+    {"masked"},
     {"nn"},
     {"family"},
     {"weights", "plain"},  # of a saved model
@@ -50,11 +51,15 @@ ROWS = [
     {"diagnostics"},
     {"evaluation"},
     {"door"},
+    {"calibration"},
     {"verbs"},
     {"density"},
     {"selection"},
     {"estimators"},
-    {"outliers", "dependence"},
+    {"conformal", "scorer"},
+    {"dependence", "explaining", "repairing"},
+    {"outliers"},
+    {"detector"},
     {"saving"},
     {"plots"},
     {""},  # probgen/__init__.py: the public names
@@ -68,10 +73,13 @@ RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
 HANDED_OVER = {
     ("verbs", "dependence"),
     ("verbs", "estimators"),
+    ("verbs", "explaining"),
     ("verbs", "outliers"),
+    ("verbs", "repairing"),
     ("verbs", "plots"),
     ("density", "companions"),
     ("density", "saving"),
+    ("detector", "saving"),
     ("schema", "kinds"),
 }
 

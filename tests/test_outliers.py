@@ -1,16 +1,27 @@
 """Surprisal, its split by column, tail probabilities and culprits."""
 
 import math
+import time
+import warnings
+from dataclasses import dataclass
 from itertools import permutations
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy.stats import kstest
+from sklearn.exceptions import ConvergenceWarning
 
 import probgen as pg
-from probgen import outliers as module
+from probgen import explaining as module
 from probgen.datasets import penguins
+from probgen.families.mixture import Mixture
+from probgen.scorer import Scorer
+from probgen.table import encode
+from tests.query_toys import Factor
+from tests.registry import REGISTRY, subject
 
 
 def numbers(n: int, seed: int = 0) -> pd.DataFrame:
@@ -148,7 +159,7 @@ def test_a_changed_constant_is_to_blame():
 def test_no_rows_one_row_and_rows_without_cells(model):
     table = numbers(1, seed=9)
     assert model.explain(table.head(0)).shape == (0, 3)
-    assert model.outliers(table.head(0)).shape == (0, 5)
+    assert model.outliers(table.head(0)).shape == (0, 9)
     assert model.outliers(table)["rank"].tolist() == [1]
     empty = model.outliers(pd.DataFrame({"x": [np.nan, 0.1]}))
     assert empty["tail_prob"].iloc[0] == 1 and pd.isna(empty["culprit"].iloc[0])
@@ -173,3 +184,118 @@ def test_every_order_counts_the_same():
         terms = dict(module._terms(d))
         for subset, factor in terms.items():
             assert factor.sum() == pytest.approx(1.0 if len(subset) == d else 0.0, abs=1e-12)
+
+
+# --- many marginals at once, and marginals that are estimates ---------------------------------
+
+
+@pytest.mark.parametrize("name", [n for n in REGISTRY if n not in ("mixture-minibatch",)])
+def test_one_pass_over_the_cells_equals_one_marginal_at_a_time(name, monkeypatch):
+    fitted, table = subject(name).fitted(), subject(name).table().head(12)
+    fast = fitted.explain(table), fitted.outliers(table, samples=50)
+    used = []
+    monkeypatch.setattr(Mixture, "exact_log_prob_masked", lambda *_: used.append(1))
+    slow = fitted.explain(table), fitted.outliers(table, samples=50)
+    assert used
+    for one, two in zip(fast, slow, strict=True):
+        pd.testing.assert_frame_equal(one, two, rtol=1e-9, atol=1e-9)
+
+
+def test_one_pass_bears_collinear_columns_and_far_rows():
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=90)
+    table = pd.DataFrame(
+        {"a": a, "b": 2 * a + 1e-5 * rng.normal(size=90), "c": rng.normal(size=90)}
+    )
+    fitted = pg.GaussianMixture(2, random_state=0, draws=2).fit(table)
+    table.iloc[0] = [1e6, -1e6, 1e9]
+    scorer = Scorer.of(fitted, table)
+    found, _ = scorer.surprisals(~np.eye(3, dtype=bool))
+    wanted = [scorer.showing(mask).surprisal() for mask in ~np.eye(3, dtype=bool)]
+    np.testing.assert_allclose(found, wanted, rtol=1e-7, atol=1e-7)
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class Latent(pg.Density):
+    """Factor analysis whose densities are importance estimates."""
+
+    precision: str = "float64"
+    family: ClassVar = Factor
+
+    def _make(self, schema):
+        made = Factor(m=len(schema.slots))
+        made.schema = schema
+        return made
+
+
+@pytest.fixture(scope="module")
+def latent():
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(60, 1))
+    table = pd.DataFrame(z + rng.normal(size=(60, 3)), columns=list("abc"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return Latent(random_state=0, max_epochs=3).fit(table, calibration=0.3), table
+
+
+def test_shares_of_estimates_add_up_and_have_an_error(latent):
+    fitted, table = latent
+    found = fitted.explain(table.head(5), details=True)
+    surprisal = fitted.surprisal(table.head(5))
+    np.testing.assert_allclose(found["share"].sum(axis=1), surprisal, atol=1e-6)
+    x = torch.from_numpy(encode(table.head(5), fitted.schema_).x)
+    assert (found["se"] > 0).all(axis=None)
+    exact = fitted.members_[0].double()
+    terms = module._terms(3)
+    shares, log_det = np.zeros((5, 3)), fitted.schema_
+    for subset, factor in terms:
+        seen = torch.zeros(5, 3, dtype=torch.bool)
+        seen[:, list(subset)] = True
+        value = exact.log_density(torch.where(seen, x, 0.0), seen) + log_det.log_det(x, seen)
+        shares -= value.detach().numpy()[:, None] * factor
+    assert (np.abs(found["share"] - shares) < 5 * found["se"] + 1e-6).all(axis=None)
+
+
+def test_exact_shares_have_no_error(model):
+    found = model.explain(numbers(4), details=True)
+    pd.testing.assert_frame_equal(found["share"], model.explain(numbers(4)))
+    assert (found["se"] == 0).all(axis=None)
+
+
+def test_estimates_have_p_values_and_culprits(latent):
+    fitted, table = latent
+    new = table.iloc[fitted.calibration_.rows[:3]].copy()
+    new.iloc[0, 1] = 40.0
+    found = fitted.outliers(new, fdr=None, samples=20)
+    assert found["p_value"].iloc[0] == 1 / 19 and found["culprit"].iloc[0] == "b"
+
+
+class Refusing(Mixture):
+    holes = "refuse"
+
+
+class Whole(pg.GaussianMixture):
+    """A family that cannot hide cells."""
+
+    family = Refusing
+
+
+def test_without_marginals_there_are_p_values_and_no_culprits():
+    table = numbers(80)
+    whole = Whole(components=1, random_state=0, draws=2).fit(table, calibration=0.5)
+    found = whole.outliers(numbers(5, seed=3))
+    assert found["culprit"].isna().all() and found["excess"].isna().all()
+    assert found["p_value"].between(1 / 41, 1).all()
+    for verb in ("explain", "repair"):
+        with pytest.raises(pg.NotSupported, match="cannot"):
+            getattr(whole, verb)(table.head(2))
+
+
+@pytest.mark.slow
+def test_wide_tables_are_judged_quickly():
+    """60 columns took a minute when each was worked out again for each of the others."""
+    table = pd.DataFrame(np.random.default_rng(0).normal(size=(200, 60)))
+    wide = pg.Independent(random_state=0, draws=2, max_epochs=5).fit(table)
+    clock = time.process_time()
+    wide.outliers(table)
+    assert time.process_time() - clock < 8

@@ -150,3 +150,22 @@ def test_waterfall_leaves_holes_out_and_wants_one_row(birds):
         birds.plot.waterfall(table)
     with pytest.raises(pg.SchemaError, match="without cells"):
         birds.plot.waterfall(pd.DataFrame({"body_mass_g": [np.nan]}))
+
+
+def test_p_values_of_sound_rows_lie_in_the_band():
+    rng = np.random.default_rng(0)
+    old, new = (pd.DataFrame(rng.exponential(size=(n, 2)), columns=["a", "b"]) for n in (400, 200))
+    kinds = dict.fromkeys("ab", "real")
+    model = pg.GaussianMixture(1, columns=kinds, random_state=0, draws=2).fit(old, calibration=0.5)
+    ax = model.plot.p_values(new)
+    x, y = ax.lines[-1].get_data()
+    assert x[0] == y[0] == 0 and x[-1] == y[-1] == 1 and len(x) == 202
+    found = model.outliers(new, fdr=None)["p_value"]
+    np.testing.assert_allclose(np.sort(found), x[1:-1])
+    assert "split-conformal" in ax.get_legend_handles_labels()[0][-1].get_label()
+    for own, spread in ((ax, 1 / 200 + 1 / 200), (model.plot.p_values(old, folds=2), 1 / 400)):
+        band = own.collections[0].get_paths()[0].vertices
+        middle = band[np.isclose(band[:, 0], 0.5), 1]
+        assert np.ptp(middle) == pytest.approx(2 * 1.96 * 0.5 * np.sqrt(spread))
+    with pytest.raises(pg.SchemaError, match="no rows"):
+        model.plot.p_values(new.head(0))

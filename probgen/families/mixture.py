@@ -29,6 +29,7 @@ from probgen.family import Draws, Family
 from probgen.gibbs import dirichlet_draw, posterior_draws
 from probgen.leaves import pick
 from probgen.likelihoods import Components, Covariance, MixedRows, RowMixture
+from probgen.masked import log_rows_masked
 from probgen.normals import Kernel
 from probgen.schema import Schema
 from probgen.starts import merged_labels
@@ -366,6 +367,10 @@ class Mixture(Family):
             self.rows.log_rows(x, batch.seen, self.plugin({n: v[s] for n, v in draws.items()}))
             for s in range(count)
         ])  # fmt: skip
+
+    def exact_log_prob_masked(self, batch: Batch, masks: Tensor) -> Tensor:
+        """Closed form (g, n) for g sets of slots: every cell is looked at once."""
+        return log_rows_masked(self.rows, _values(batch), batch.seen, masks, self.predictive())
 
     def complete(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Unseen cells drawn exactly given the seen ones, from the predictive."""

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from probgen.density import Density
 from probgen.plots.columns import marginals, pairs
 from probgen.plots.fits import loss
-from probgen.plots.rows import surprisal, waterfall
+from probgen.plots.rows import p_values, surprisal, waterfall
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Plots", "loss", "marginals", "pairs", "surprisal", "waterfall"]
+__all__ = ["Plots", "loss", "marginals", "p_values", "pairs", "surprisal", "waterfall"]
 
 
 class Plots:
@@ -43,6 +43,10 @@ class Plots:
     def surprisal(self, table: Any, **options: Any) -> Axes:
         """Histogram of surprisal with the oddest rows; see `surprisal`."""
         return surprisal(self._model, table, **options)
+
+    def p_values(self, table: Any, **options: Any) -> Axes:
+        """Whether the p-values of sound rows are uniform; see `p_values`."""
+        return p_values(self._model, table, **options)
 
     def waterfall(self, row: Any, **options: Any) -> Axes:
         """What makes one row odd; see `waterfall`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ from probgen.table import to_frame
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["surprisal", "waterfall"]
+__all__ = ["p_values", "surprisal", "waterfall"]
 
 
 def surprisal(
@@ -89,6 +89,58 @@ def _mark(ax: Axes, worst: pd.Series, width: float, top: float) -> None:
             short(label, 14), (value, 0.03 * top), (0, 6 + 11 * level),
             textcoords="offset points", ha="center", fontsize="small",
         )  # fmt: skip
+
+
+def p_values(
+    model: Density,
+    table: Any,
+    folds: int | None = None,
+    method: Literal["auto", "model"] = "auto",
+    ax: Axes | None = None,
+    **options: Any,
+) -> Axes:
+    """Are the p-values of sound rows uniform? Their shares below each level.
+
+    Parameters
+    ----------
+    model : Density
+    table : data frame
+        Rows thought to be sound, and new to the model unless `folds` are asked for.
+    folds, method
+        As in `Density.outliers`.
+    ax : Axes, optional
+    **options
+        Others of `Density.outliers`.
+
+    Returns
+    -------
+    Axes
+        The line of p-values that hold lies on the diagonal or below it, within the band of
+        chance (95 % at each level, for the number of rows and of those they are compared with).
+        Above the diagonal on the left, more rows look odd than should.
+    """
+    ax = own_axes(ax)
+    found = model.outliers(table, fdr=None, folds=folds, method=method, **options)
+    p = np.sort(found["p_value"].to_numpy())
+    n = len(p)
+    if not n:
+        raise SchemaError(message("no rows", "rows to judge", "pass a table with rows"))
+    how = str(found["method"].iloc[0])
+    calibration = model.calibration_
+    spread = 1 / n
+    if how == "split-conformal" and calibration is not None:
+        spread += 1 / len(calibration)
+    level = np.linspace(0, 1, 201)
+    error = 1.96 * np.sqrt(level * (1 - level) * spread)
+    low, high = np.clip(level - error, 0, 1), np.clip(level + error, 0, 1)
+    ax.fill_between(level, low, high, color=GREY, alpha=0.18, linewidth=0, label="chance")
+    ax.plot([0, 1], [0, 1], color=GREY, linewidth=0.9, linestyle=":", label="uniform")
+    at, share = np.concatenate([[0], p, [1]]), np.concatenate([[0], np.arange(1, n + 1), [n]]) / n
+    ax.step(at, share, where="post", color=MODEL, linewidth=1.8, label=f"{n} rows ({how})")
+    ax.set(xlabel="level", ylabel="share of rows with p-values up to it", xlim=(0, 1), ylim=(0, 1))
+    ax.set_aspect("equal")
+    ax.legend(frameon=False, loc="lower right")
+    return clean(ax)
 
 
 def waterfall(model: Density, row: Any, ax: Axes | None = None) -> Axes:

@@ -10,6 +10,7 @@ from probgen.queries.density import Estimate, log_prob
 from probgen.queries.draws import Predictive, draw_globals, encoded
 from probgen.queries.intervals import interval, log_prob_draws
 from probgen.queries.latents import latent, reconstruct
+from probgen.queries.masked import log_prob_masked, masked
 from probgen.queries.sampling import draw, sample
 
 __all__ = [
@@ -24,6 +25,8 @@ __all__ = [
     "latent",
     "log_prob",
     "log_prob_draws",
+    "log_prob_masked",
+    "masked",
     "reconstruct",
     "sample",
 ]

@@ -10,8 +10,8 @@ its reason.
 Which promise a check holds is the first line of its docstring.
 """
 
-from probgen.testing import density, fitting, pair
-from probgen.testing.sklearn import EXPECTED_FAILURES, check_estimator
+from probgen.testing import density, fitting, oddity, pair
+from probgen.testing.sklearn import EXPECTED_FAILURES, FDR_FAILURES, check_estimator
 from probgen.testing.subject import (
     CHECKS,
     BrokenPromise,
@@ -24,6 +24,7 @@ from probgen.testing.subject import (
 __all__ = [
     "CHECKS",
     "EXPECTED_FAILURES",
+    "FDR_FAILURES",
     "BrokenPromise",
     "NotApplicable",
     "Result",
@@ -32,5 +33,6 @@ __all__ = [
     "check_family",
     "density",
     "fitting",
+    "oddity",
     "pair",
 ]

@@ -89,10 +89,10 @@ class Subject:
         """A new fit, quiet; `name` lends the column kinds of a contract table."""
         contract = TABLES.get(name, Contract(dict))
         settings = {"columns": contract.columns} | contract.settings | settings
-        weight = settings.pop("sample_weight", None)
+        how = {key: settings.pop(key, None) for key in ("sample_weight", "calibration")}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return self.estimator(**settings).fit(table, sample_weight=weight)
+            return self.estimator(**settings).fit(table, **how)
 
     def fitted(self, name: str = "mixed") -> Density:
         """The fit to a contract table, made at the first call."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 from sklearn.utils.validation import check_is_fitted
@@ -22,24 +22,47 @@ class Oddity(Scoring):
         return (-value).rename("surprisal")
 
     def explain(
-        self, table: Any, unseen: Unseen = "error", extra: Extra = "error"
+        self,
+        table: Any,
+        details: bool = False,
+        unseen: Unseen = "error",
+        extra: Extra = "error",
     ) -> pd.DataFrame:
-        """Surprisal split into one share a column; see `probgen.outliers.explain`."""
-        from probgen.outliers import explain
+        """Surprisal split into one share a column; see `probgen.explaining.explain`."""
+        from probgen.explaining import explain
 
         check_is_fitted(self)
-        return explain(self._density, table, unseen, extra)
+        return explain(self._density, table, details, unseen, extra)
 
     def outliers(
         self,
         table: Any,
+        fdr: float | None = 0.05,
+        folds: int | None = None,
+        method: Literal["auto", "model"] = "auto",
         samples: int = 2000,
         random_state: int = 0,
         unseen: Unseen = "error",
         extra: Extra = "error",
     ) -> pd.DataFrame:
-        """How odd each row is, and the column to blame; see `probgen.outliers.outliers`."""
+        """How odd each row is, which to flag, and why; see `probgen.outliers.outliers`."""
         from probgen.outliers import outliers
 
         check_is_fitted(self)
-        return outliers(self._density, table, samples, random_state, unseen, extra)
+        return outliers(
+            self._density, table, fdr, folds, method, samples, random_state, unseen, extra
+        )
+
+    def repair(
+        self,
+        table: Any,
+        candidates: int = 64,
+        random_state: int = 0,
+        unseen: Unseen = "error",
+        extra: Extra = "error",
+    ) -> pd.DataFrame:
+        """The cell of each row whose change helps most; see `probgen.repairing.repair`."""
+        from probgen.repairing import repair
+
+        check_is_fitted(self)
+        return repair(self._density, table, candidates, random_state, unseen, extra)

@@ -138,7 +138,33 @@ class Adrift(Sound):
             self.training_shift = 1.0
 
 
+class Scaled(Sound):
+    """Which rows are odd depends on the unit of the table."""
+
+    def exact_log_prob(self, batch, draws):
+        value = super().exact_log_prob(batch, draws)
+        return value + 0.1 * self.schema.columns[0].scale * batch.x[:, 0].cos()
+
+
+class Hasty(Sound):
+    """Marginals at once that are not those one at a time."""
+
+    def exact_log_prob_masked(self, batch, masks):
+        return super().exact_log_prob_masked(batch, masks) + 0.1 * masks.sum(1, keepdim=True)
+
+
+class Fickle(Sound):
+    """Another density each time it is asked, so that no rank and no repair can be kept."""
+
+    def exact_log_prob(self, batch, draws):
+        value = super().exact_log_prob(batch, draws)
+        return value + torch.rand(value.shape, generator=GENERATOR, dtype=value.dtype)
+
+
 BROKEN = {
+    Scaled: ["p_values_do_not_depend_on_units"],
+    Hasty: ["shares_add_up_to_the_surprisal"],
+    Fickle: ["p_values_are_ranks_among_rows_held_apart", "a_repair_raises_the_density"],
     Heavy: ["real_like_columns_integrate_to_one", "discrete_columns_sum_to_one",
             "atoms_and_rounding_are_counted_once", "two_columns_integrate_to_one",
             "mixed_rows_have_total_mass_one"],

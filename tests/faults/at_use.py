@@ -224,3 +224,78 @@ def override_of_an_unknown_column(make):
 @case(0, Raises(SchemaError, ("max_epochs=0", "at least 1")))
 def no_epochs(make):
     make(max_epochs=0).fit(table())
+
+
+# --- odd rows -----------------------------------------------------------------------------------
+
+for bad in (0, 1, 1.5, -0.1, "0.05", True):
+    CASES.append(
+        Case(
+            0,
+            f"fdr_{bad!r}",
+            lambda make, v=bad: quiet(make(), real()).outliers(real(), fdr=v),
+            Raises(SchemaError, ("fdr=", "0 < fdr < 1")),
+        )  # fmt: skip
+    )
+    CASES.append(
+        Case(
+            0,
+            f"calibration_{bad!r}",
+            lambda make, v=bad: make().fit(real(), calibration=v),
+            Raises(SchemaError, ("calibration=", "0 < calibration < 1")),
+        )  # fmt: skip
+    )
+
+
+@case(0, Raises(SchemaError, ("calibration=0.01 of 20 rows", "0 held apart")))
+def calibration_of_no_rows(make):
+    make().fit(real().iloc[:20], calibration=0.01)
+
+
+@case(0, Raises(SchemaError, ("4 held apart, 1 to fit", "2 to fit")))
+def calibration_of_nearly_all_rows(make):
+    make().fit(real().iloc[:5], calibration=0.8)
+
+
+@case(0, Raises(NotSupported, ("sample_weight", "calibration", "method='model'")))
+def calibration_with_weights(make):
+    make().fit(real(), sample_weight=np.arange(N) % 3, calibration=0.2)
+
+
+@case(0, Warns(DataWarning, ("smallest possible p-value of 0.143", "hold more rows apart")))
+def too_few_rows_held_apart(make):
+    model = quiet(make(), real(), calibration=0.1)
+    new = real().assign(a=-real()["a"])
+    assert not model.outliers(new, samples=20)["flag"].any()
+
+
+@case(0, Warns(DataWarning, ("ranks of 60 rows among themselves", "method='model'")))
+def flags_by_folds(make):
+    model = quiet(make(), real())
+    assert not model.outliers(real(), folds=2, samples=20)["flag"].any()
+
+
+for bad in (1, 0, 61, 2.5, "3", True):
+    CASES.append(
+        Case(
+            0,
+            f"folds_{bad!r}",
+            lambda make, v=bad: quiet(make(), real()).outliers(real(), folds=v),
+            Raises(SchemaError, ("folds=", "for 60 rows", "2 folds or more")),
+        )  # fmt: skip
+    )
+
+
+@case(0, Raises(SchemaError, ("method='p'", "'auto' or 'model'")))
+def unknown_method(make):
+    quiet(make(), real()).outliers(real(), method="p")
+
+
+@case(0, Raises(SchemaError, ("samples=0", "at least 1")))
+def no_fresh_rows(make):
+    quiet(make(), real()).outliers(real(), samples=0)
+
+
+@case(0, Raises(SchemaError, ("candidates=1", "at least 2")))
+def one_candidate(make):
+    quiet(make(), real()).repair(real(), candidates=1)
