@@ -10,7 +10,7 @@ from probgen.errors import (
     ProbgenError,
     SchemaError,
 )
-from probgen.estimators import GaussianMixture, Independent
+from probgen.estimators import GaussianMixture, Independent, Pair
 from probgen.saving import load
 from probgen.schema import Column, Schema
 
@@ -26,6 +26,7 @@ __all__ = [
     "Independent",
     "ModelFileError",
     "NotSupported",
+    "Pair",
     "ProbgenError",
     "Schema",
     "SchemaError",

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils.validation import check_is_fitted
@@ -20,6 +21,7 @@ from probgen.door import (
     check_settings,
     check_weight,
     fit_frame,
+    require_context,
     require_rows,
     require_two_weights,
     score_frame,
@@ -153,9 +155,7 @@ class Density(Verbs, DensityMixin, BaseEstimator):
         if weight is not None and not weight.all():  # weight 0 equals no row
             frame, weight = frame[weight > 0], weight[weight > 0]
         training = self._training()
-        schema = self.schema or Schema.infer(
-            weighted_rows(frame, weight), self.columns, given, self.dequantise
-        )
+        schema = self._describe(weighted_rows(frame, weight), given)
         seeds = spawn_seeds(training.random_state or 0, 2)
         jitter = np.random.default_rng(seeds[0]) if self.dequantise else None
         encoded = encode(frame, schema, jitter=jitter)
@@ -163,7 +163,7 @@ class Density(Verbs, DensityMixin, BaseEstimator):
         self._check(encoded)
         warn_of_structure(encoded, schema)
         device = resolve_device(self.device)
-        batch = self._batch(encoded, device, weight)
+        batch = self._batch(encoded, device, weight, schema)
         held = None
         if self.validation:
             batch, held = split(batch, self.validation, torch.Generator().manual_seed(seeds[1]))
@@ -171,6 +171,16 @@ class Density(Verbs, DensityMixin, BaseEstimator):
         self._install(schema, fits)
         self.seed_ = training.random_state
         return self
+
+    def _describe(self, frame: pd.DataFrame, given: Sequence[Hashable]) -> Schema:
+        """What the columns of the table to fit are."""
+        return self.schema or Schema.infer(frame, self.columns, given, self.dequantise)
+
+    @property
+    def _traits(self) -> Family | type[Family]:
+        """What the family says of itself: a fitted one knows more than its class."""
+        members = self.__dict__.get("members_")
+        return members[0] if members else self.family
 
     def _install(self, schema: Schema, fits: list[tuple[Family, FitResult]]) -> None:
         """Learned attributes from fitted members."""
@@ -202,8 +212,14 @@ class Density(Verbs, DensityMixin, BaseEstimator):
         """Refuse settings that these rows cannot bear."""
 
     def _batch(
-        self, encoded: Encoded, device: torch.device, weight: np.ndarray | None = None
+        self,
+        encoded: Encoded,
+        device: torch.device,
+        weight: np.ndarray | None = None,
+        schema: Schema | None = None,
     ) -> Batch:
+        require_context(encoded, schema or self.schema_)
+
         def tensor(value: np.ndarray) -> torch.Tensor:
             return torch.from_numpy(value).to(device)
 
@@ -222,7 +238,7 @@ class Density(Verbs, DensityMixin, BaseEstimator):
 
     def _predictive(self, posterior: bool = True) -> Predictive:
         """What every verb uses: closed forms need no draws."""
-        if posterior and self.family.closed_form:
+        if posterior and self._traits.closed_form:
             return Predictive(self.members_, [{} for _ in self.members_])
         if posterior:
             return self._with_draws
@@ -273,5 +289,5 @@ class Density(Verbs, DensityMixin, BaseEstimator):
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = self.family.holes != "refuse"
+        tags.input_tags.allow_nan = self._traits.holes != "refuse"
         return tags

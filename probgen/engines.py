@@ -45,7 +45,7 @@ class Engine:
 def choose_engine(family: Family, batch: Batch, steps: int, training: Training) -> Engine:
     """The engine for a pair: a deterministic rule on what the sites need and on sizes.
 
-    Pathwise pairs take the lean messenger; pairs with score-function or enumerated sites
+    A loss of the family's own comes first. Pathwise pairs take the lean messenger; pairs with score-function or enumerated sites
     Pyro's estimators. Engines that trace and compile the step (worth it from some number
     of `steps` on) are added to this function and to nothing else.
 
@@ -63,6 +63,9 @@ def choose_engine(family: Family, batch: Batch, steps: int, training: Training) 
                 'set compile="auto" or compile=False',
             )
         )
+    own = family.engine(batch)
+    if own is not None:
+        return Engine(*own)
     need = inspect_pair(family, batch)
     if need.kind == "pathwise":
         return Engine("lean", lambda rows: lean_loss(family, rows))
@@ -194,7 +197,9 @@ class Gradients(_Sliced):
     def epoch(self, generator: torch.Generator) -> Iterator[Tensor]:
         for rows in self.slices(generator):
             loss = self._loss(rows)
-            gradients = list(torch.autograd.grad(loss, self.parameters, allow_unused=True))
+            gradients: list[Tensor | None] = []
+            if self.parameters:  # a pair may have nothing to learn
+                gradients += torch.autograd.grad(loss, self.parameters, allow_unused=True)
             loss = self._mean(loss.detach(), gradients)
             self.adam.descend(gradients, self.rate)
             yield loss

@@ -43,11 +43,11 @@ class Family(nn.Module):
     """
 
     #: how exact `log_prob` is
-    density: ClassVar[Literal["exact", "bound", "estimate", "none"]] = "exact"
+    density: Literal["exact", "bound", "estimate", "none"] = "exact"
     #: what an unseen cell means
-    holes: ClassVar[Literal["exact", "latent", "masked", "refuse"]] = "exact"
+    holes: Literal["exact", "latent", "masked", "refuse"] = "exact"
     #: whether marginals, conditionals and the joint obey the chain rule exactly
-    coherent: ClassVar[bool] = True
+    coherent: bool = True
     #: whether the model is a normalised density
     normalised: ClassVar[bool] = True
     #: whether `exact_log_prob` has a closed form, so that scoring needs no draws
@@ -91,6 +91,44 @@ class Family(nn.Module):
 
     def validate(self, batch: Batch) -> Tensor | None:
         """A held-out score (smaller is better) that replaces the held-out loss."""
+        return None
+
+    def engine(self, batch: Batch) -> tuple[str, Callable[[Batch], Tensor]] | None:
+        """A loss of the family's own in place of the ELBO: its name, and what computes it.
+
+        `batch` holds all training rows. The loss of a batch is a differentiable scalar, nats
+        a row of the whole table (the sum over rows divided by ``batch.total``).
+        """
+        return None
+
+    def typical(self, batch: Batch) -> Batch:
+        """One row on which the pair shows the sites that it has on some row of the batch."""
+        return batch.take(slice(0, 1))
+
+    def propose(
+        self, batch: Batch, values: dict[str, Tensor], keys: Tensor
+    ) -> tuple[Tensor, Tensor] | None:
+        """Rows with their unseen cells drawn by the family's own proposal, and their weights.
+
+        Parameters
+        ----------
+        batch : Batch of n rows
+            Already tiled: particles of one row are rows of the batch (`queries.draws.tile`).
+        values : dict
+            One draw of the global latents.
+        keys : Tensor (n,) of int64
+            Keys of the noise, one a row.
+
+        Returns
+        -------
+        x : Tensor (n, m)
+            Encoded rows, seen cells as they were.
+        log_weight : Tensor (n,)
+            exp of it is an unbiased estimate of ``p(x_seen | globals)``, nats, encoded units;
+            resampling by it gives draws of the unseen cells given the seen ones.
+
+        None, the default: the family has no proposal of its own.
+        """
         return None
 
     def draw_globals(self, count: int, generator: torch.Generator) -> Draws | None:

@@ -245,7 +245,7 @@ def _other_releases(saved: dict[str, str]) -> str:
 
 def _self_test(estimator: Density) -> dict[str, Any] | None:
     """Three encoded rows drawn from the model, one with holes, and their scores."""
-    family, m = estimator.family, len(estimator.schema_.slots)
+    family, m = estimator._traits, len(estimator.schema_.slots)
     if family.density == "none":
         return None
     hidden = _rows(estimator, torch.zeros(3, m), torch.zeros(3, m, dtype=torch.bool))

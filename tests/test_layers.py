@@ -35,6 +35,8 @@ ROWS = [
     {"likelihoods", "starts"},
     {"nn"},
     {"family"},
+    {"queries"},
+    {"pairs"},  # what a user's own functions see, and how their sites are read
     {"weights", "plain"},  # of a saved model
     {"elbo"},
     {"training", "stopping"},
@@ -43,7 +45,6 @@ ROWS = [
     {"fitting"},
     {"gibbs"},  # posterior draws of the mixture
     {"families"},
-    {"queries"},
     # the faces
     {"diagnostics"},
     {"evaluation"},
@@ -83,7 +84,7 @@ ARVIZ = {"diagnostics", "evaluation", "plots"}
 LAST = {"testing", "demo"}
 #: library -> the modules that may know it (annotations under TYPE_CHECKING aside)
 KNOWN_BY = {
-    "pyro": between("batch", "queries") | {"testing"},
+    "pyro": between("batch", "families") | {"testing"},
     "pandas": between("datasets", "kinds") | FACES | LAST,
     "narwhals": FRAMES,
     "polars": FRAMES,
