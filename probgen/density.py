@@ -108,6 +108,8 @@ class Density(Verbs, DensityMixin, BaseEstimator):
 
     #: the family that `_make` builds
     family: ClassVar[type[Family]]
+    #: fields that hold the user's functions, which no file holds
+    functions: ClassVar[tuple[str, ...]] = ()
 
     # --- fitting --------------------------------------------------------------------
 

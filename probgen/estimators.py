@@ -247,6 +247,7 @@ class Pair(Density):
     dequantise: bool = field(default=False, kw_only=True)
 
     family: ClassVar[type[Family]] = UserPair
+    functions: ClassVar[tuple[str, ...]] = ("model", "guide")
 
     def _make(self, schema: Schema) -> Family:
         return UserPair(

@@ -18,6 +18,7 @@ import math
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
@@ -33,6 +34,7 @@ from probgen.batch import Batch
 from probgen.density import Density
 from probgen.errors import DataWarning, ModelFileError, NotSupported, message
 from probgen.family import Family
+from probgen.pairs.view import dummy_batch
 from probgen.plain import checked, decode, encode
 from probgen.queries import Predictive
 from probgen.schema import Schema
@@ -89,7 +91,7 @@ def save(estimator: Density, path: str | os.PathLike[str]) -> None:
     path = Path(path)
     files = _pack(estimator)
     try:
-        _restore(lambda name, most: files[name], path)
+        _restore(lambda name, most: files[name], path, _functions_of(estimator))
     except ModelFileError as error:
         raise ModelFileError(message(
             f"a model that would not come back from its file ({error})",
@@ -99,7 +101,13 @@ def save(estimator: Density, path: str | os.PathLike[str]) -> None:
     write_files(path, files)
 
 
-def load(path: str | os.PathLike[str], device: str = "auto") -> Density:
+def load(
+    path: str | os.PathLike[str],
+    device: str = "auto",
+    *,
+    model: Callable[[Any], Any] | None = None,
+    guide: Callable[[Any], Any] | None = None,
+) -> Density:
     """Read a model that `Density.save` wrote; runs no code from the file.
 
     Parameters
@@ -109,6 +117,9 @@ def load(path: str | os.PathLike[str], device: str = "auto") -> Density:
     device : str
         Where the model is put, wherever it was fitted; "auto" uses a GPU where there is one.
         The parameter `device` of the estimator stays as it was saved.
+    model, guide : callable, optional
+        The functions of a `Pair`: a file holds its parameters and no code. Rows that are
+        stored with their scores tell whether they are the functions that were saved.
 
     Returns
     -------
@@ -121,7 +132,8 @@ def load(path: str | os.PathLike[str], device: str = "auto") -> Density:
         If there is nothing at `path`.
     ModelFileError
         If the file is damaged, foreign, of a newer format, or scores its three stored rows
-        differently; the message names the member and the check that failed.
+        differently; the message names the member and the check that failed. If it holds a
+        `Pair` and its functions are not passed.
 
     Warns
     -----
@@ -130,7 +142,9 @@ def load(path: str | os.PathLike[str], device: str = "auto") -> Density:
     """
     target = resolve_device(device)
     path = Path(path)
-    estimator, other = _restore(reader(path), path)
+    passed = {"model": model, "guide": guide}
+    functions = {name: value for name, value in passed.items() if value is not None}
+    estimator, other = _restore(reader(path), path, functions)
     if other:
         warnings.warn(
             f"the model in {os.fspath(path)!r} was saved with {other}; its self-test rows score "
@@ -143,11 +157,21 @@ def load(path: str | os.PathLike[str], device: str = "auto") -> Density:
     return estimator
 
 
-def _restore(read: Reader, path: Path) -> tuple[Density, str]:
+def _functions_of(estimator: Density) -> dict[str, Any]:
+    """The user's functions that an estimator holds, by field."""
+    found = {name: getattr(estimator, name) for name in estimator.functions}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _name_of(function: Any) -> str:
+    return str(getattr(function, "__qualname__", type(function).__qualname__))
+
+
+def _restore(read: Reader, path: Path, functions: dict[str, Any]) -> tuple[Density, str]:
     """The estimator on the CPU, all checks passed, and the libraries that differ by now."""
     manifest = _manifest(read, path)
     with checking(path, "the estimator in manifest.json"):
-        estimator = _estimator(manifest, path)
+        estimator = _estimator(manifest, path, functions)
         _learned(estimator, manifest)
         other = _other_releases(manifest["versions"])
     estimator.members_ = [_member(estimator, entry, read, path) for entry in manifest["members"]]
@@ -203,7 +227,9 @@ def _pack(estimator: Density) -> dict[str, bytes]:
         "estimator": kind.__name__,
         "parameters": {
             f.name: encode(getattr(estimator, f.name), f.name) for f in fields(estimator)
+            if f.name not in kind.functions
         },
+        "functions": {name: _name_of(f) for name, f in _functions_of(estimator).items()},
         "features": int(estimator.n_features_in_),
         "feature_names": None if names is None else [str(name) for name in names],
         "schema": json.loads(estimator.schema_.to_json()),
@@ -264,9 +290,9 @@ def _self_test(estimator: Density) -> dict[str, Any] | None:
 
 def _rows(estimator: Density, x: Tensor, seen: Tensor) -> Batch:
     """Encoded rows as a batch where the model is."""
-    c, device = len(estimator.schema_.context_slots), estimator._device
-    # zeros: the middle of a real context column, the first level of another
-    context = torch.zeros(len(x), c, dtype=torch.float64, device=device) if c else None
+    device = estimator._device
+    context = dummy_batch(estimator.schema_, len(x)).context
+    context = None if context is None else context.to(device)
     return Batch.of(x.double().to(device), seen.to(device), context=context)
 
 
@@ -328,8 +354,8 @@ def _manifest(read: Reader, path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _estimator(manifest: dict[str, Any], path: Path) -> Density:
-    """An unfitted estimator with the saved parameters."""
+def _estimator(manifest: dict[str, Any], path: Path, functions: dict[str, Any]) -> Density:
+    """An unfitted estimator with the saved parameters, and the functions that were passed."""
     name, known = manifest["estimator"], _registry()
     if name not in known:
         raise damaged(
@@ -340,7 +366,15 @@ def _estimator(manifest: dict[str, Any], path: Path) -> Density:
     unknown = sorted(set(values) - {f.name for f in fields(known[name])})
     if unknown:
         raise damaged(path, f"parameter(s) {unknown}", f"those of {name}", "update probgen")
-    return known[name](**values)
+    wanted = {str(k): str(v)[:80] for k, v in manifest.get("functions", {}).items()}
+    if set(wanted) != set(functions):
+        shown = ", ".join(f"{key}={value}" for key, value in wanted.items()) or "no functions"
+        raise ModelFileError(message(
+            f"a {name} saved with {shown} in {os.fspath(path)!r}, and {sorted(functions)} passed",
+            "the functions that it was saved with: a file holds no code",
+            f"pg.load(path, {shown})" if wanted else "pg.load(path)",
+        ))  # fmt: skip
+    return known[name](**values, **functions)
 
 
 def _learned(estimator: Density, manifest: dict[str, Any]) -> None:

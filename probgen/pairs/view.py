@@ -177,7 +177,8 @@ def dummy_batch(schema: Schema, n: int = 3) -> Batch:
             if slot.kind == "real":
                 loc, scale = column.native or (column.loc, column.scale)
                 plain = schema.standard().columns[slot.column]
-                x[:, place] = torch.from_numpy(plain.backward(loc + scale * t))
+                value = plain.backward(loc + scale * t) if column.native else t
+                x[:, place] = torch.from_numpy(value)
             elif slot.kind == "category":
                 codes = max(1, slot.size - slot.reserved)
                 atom = column.real_like  # the slot of an atom: most rows hold none
