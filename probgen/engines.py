@@ -116,6 +116,8 @@ class _Adam:
             return
         if self.clip is not None:
             present = [g for g in gradients if g is not None]
+            if not present:
+                return
             norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(present)))
             torch._foreach_mul_(present, (self.clip / norm).clamp(max=1.0))
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
@@ -198,8 +200,9 @@ class Gradients(_Sliced):
         for rows in self.slices(generator):
             loss = self._loss(rows)
             gradients: list[Tensor | None] = []
-            if self.parameters:  # a pair may have nothing to learn
+            if self.parameters and loss.requires_grad:  # a pair may have nothing to learn
                 gradients += torch.autograd.grad(loss, self.parameters, allow_unused=True)
+            gradients = gradients or [None] * len(self.parameters)
             loss = self._mean(loss.detach(), gradients)
             self.adam.descend(gradients, self.rate)
             yield loss

@@ -447,3 +447,32 @@ def test_a_plain_model_takes_no_functions(tmp_path):
         pg.Independent(random_state=0, draws=4, max_epochs=5).fit(table).save(tmp_path / "m")
     with pytest.raises(pg.ModelFileError, match="passed"):
         pg.load(tmp_path / "m", model=pairs.chain)
+
+
+def test_a_module_that_is_not_registered_is_refused():
+    net = nn.Linear(1, 1)
+
+    def model(batch):
+        with batch.rows():
+            loc = net(torch.ones(len(batch), 1))[:, 0]
+            pyro.sample("x", dist.Normal(loc, 1.0), obs=batch["x"])
+
+    with pytest.raises(pg.SchemaError, match="registered by pyro.module"):
+        fit(real_table(columns="x"), model)
+
+
+def test_a_pyro_module_in_a_closure_is_refused():
+    net = PyroModule[nn.Linear](1, 1)
+
+    def model(batch):
+        with batch.rows():
+            loc = net(torch.ones(len(batch), 1))[:, 0]
+            pyro.sample("x", dist.Normal(loc, 1.0), obs=batch["x"])
+
+    def registered(batch):
+        pyro.module("net", net)
+        model(batch)
+
+    for function in (model, registered):
+        with pytest.raises(pg.NotSupported, match="PyroModule itself as model"):
+            fit(real_table(columns="x"), function)

@@ -9,7 +9,6 @@ Unseen cells are latents proposed from the model: see `probgen.pairs.sites`.
 
 from __future__ import annotations
 
-import copy
 import math
 import types
 from collections.abc import Callable, Hashable
@@ -26,7 +25,7 @@ from probgen.family import Family
 from probgen.pairs.contract import check_guide, check_model, explained
 from probgen.pairs.guides import GlobalGuide, GuideKind
 from probgen.pairs.sites import Columns, Tainted, hidden_name
-from probgen.pairs.store import Collect, Store, reset_weights
+from probgen.pairs.store import Collect, Store, own_copy, strangers
 from probgen.pairs.view import Place, View, dummy_batch, places
 from probgen.pairs.warm import warm_start
 from probgen.queries.contraction import (
@@ -39,7 +38,7 @@ from probgen.queries.contraction import (
     weighed,
 )
 from probgen.schema import Schema
-from probgen.session import guarded
+from probgen.session import guarded, validated
 
 __all__ = ["Program", "UserPair"]
 
@@ -96,9 +95,7 @@ class UserPair(Family):
 
         def own(owner: nn.Module) -> nn.Module:
             if id(owner) not in copies:
-                copies[id(owner)] = copy.deepcopy(owner)
-                if reset:
-                    reset_weights(copies[id(owner)])
+                copies[id(owner)] = own_copy(owner, reset)
             return copies[id(owner)]
 
         def taken(program: Any) -> Any:
@@ -110,7 +107,7 @@ class UserPair(Family):
             return program
 
         found = taken(model), None if guide is None else taken(guide)
-        self.modules_of_programs = nn.ModuleList(copies.values()).double()
+        self.modules_of_programs = nn.ModuleList(copies.values())
         # kept out of the registry of submodules: they are in the list above already
         return found
 
@@ -145,7 +142,7 @@ class UserPair(Family):
         try:
             with Collect(self.store, self), columns:
                 program(columns.view)
-        except (TypeError, AttributeError, IndexError) as error:
+        except (TypeError, AttributeError, IndexError, ValueError) as error:
             better = explained(error, columns.view, which)
             if better is None:
                 raise
@@ -165,9 +162,11 @@ class UserPair(Family):
         """Run the functions on rows of middling values: parameters, globals, dependence."""
         full = dummy_batch(self.schema)
         blank = replace(full, x=None, seen=torch.zeros_like(full.seen), complete=False)
-        for batch in (blank, full):
+        for batch in (full, blank):
             columns = self._columns(batch)
-            check_model(self._traced(columns), columns)
+            with validated():
+                trace = self._traced(columns)
+            check_model(trace, columns)
         guided: dict[str, Any] = {}
         if self.own_guide is not None:
             guide = traced(self.guide, full, {})
@@ -221,10 +220,14 @@ class UserPair(Family):
             values = self._one_global(batch)
             whole = survey(self, batch, values)
             hidden = replace(batch, seen=torch.zeros_like(batch.seen), complete=False)
-            holed = survey(self, hidden, values)
-        self.density = "estimate" if whole.sampled else "exact"
-        self.holes = "latent" if holed.sampled else "exact"
-        self.coherent = not holed.sampled
+            self.density = "estimate" if whole.sampled else "exact"
+            try:
+                sampled = survey(self, hidden, values).sampled
+            except SchemaError:  # the functions use a column where it may be unseen
+                self.holes, self.coherent = "refuse", False
+                return
+        self.holes = "latent" if sampled else "exact"
+        self.coherent = not sampled
 
     def _one_global(self, batch: Batch) -> dict[str, Tensor]:
         guide = global_sites(traced(self.guide, batch, {}))
@@ -254,13 +257,26 @@ class UserPair(Family):
         with torch.no_grad():
             plan = survey(self, batch, self._one_global(self.typical(batch)))
         particles = self.particles if plan.sampled else 1
+        few = batch.take(slice(0, LOOKED))
+        unknown = strangers(self.bound(few, plan, particles), list(self.parameters()))
+        if unknown:
+            raise SchemaError(message(
+                f"learned tensors of shapes {unknown} that the pair does not hold",
+                "parameters by pyro.param, or modules registered by pyro.module",
+                "register the module in the function, or pass it as the model itself",
+            ))  # fmt: skip
         name = f"importance-{particles}" if plan.sampled else "exact"
         return name, lambda rows: self.bound(rows, plan, particles)
 
-    def bound(self, batch: Batch, plan: Plan, particles: int) -> Tensor:
-        """Minus the bound a row of the table, nats, a differentiable scalar."""
+    def bound(
+        self, batch: Batch, plan: Plan, particles: int, given: dict[str, Tensor] | None = None
+    ) -> Tensor:
+        """Minus the bound a row of the table, nats, a differentiable scalar.
+
+        `given` are values of the globals to take instead of draws.
+        """
         n = len(batch)
-        found = weighed(self, _repeated(batch, particles), plan)
+        found = weighed(self, _repeated(batch, particles), plan, given)
         rows = found.rows.reshape(particles, n)
         value = rows.logsumexp(0) - math.log(particles)
         if found.score.requires_grad:  # worth 0: moves the guide towards the heavy draws

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NoReturn
 
 import torch
@@ -159,7 +160,18 @@ def explained(error: Exception, view: Any, which: str) -> Exception | None:
             "while rows are generated", "a model that runs without the modelled columns",
             "use the value that pyro.sample returns instead of batch['column']",
         ))  # fmt: skip
-    if view.holed and "index" in text and isinstance(error, IndexError | TypeError):
+    if isinstance(error, ValueError) and "to satisfy the constraint" in text:
+        return SchemaError(message(
+            f"a parameter of a distribution outside its range in the {which}{where}: "
+            f"{' '.join(text.split())[:200]}", "parameters that the distribution allows",
+            "use constraint= in pyro.param, or a prior with the right support",
+        ))  # fmt: skip
+    if isinstance(error, AttributeError) and "param_state" in text:
+        return NotSupported(message(
+            f"a PyroModule that the {which} closes over", "modules that the pair can copy",
+            "pass the PyroModule itself as model, or make it a part of the one passed",
+        ))  # fmt: skip
+    if view.holed and re.search("ind(ex|ices)", text) and isinstance(error, IndexError | TypeError):
         return SchemaError(message(
             f"{type(error).__name__} in the {which} ({text}{where}): codes of a column with "
             "unseen cells are float64 with NaN", "whole codes for an index",

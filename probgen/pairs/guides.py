@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.distributions import biject_to
 from torch.distributions.transforms import ComposeTransform, ReshapeTransform
 
+from probgen.queries.contraction import STILL
+
 __all__ = ["GlobalGuide", "GuideKind"]
 
 GuideKind = Literal["normal", "multivariate"]
@@ -81,6 +83,14 @@ class GlobalGuide(nn.Module):
             self.loc.zero_()
             self.log_scale.zero_()
 
+    def at(self, eps: Tensor) -> dict[str, Tensor]:
+        """The globals at standard noise eps (size,) of independent normals, by site name."""
+        free = self.centre + self.spread * (self.loc + self.log_scale.exp() * eps)
+        return {
+            name: self.transforms[name](free[part].reshape(self.shapes[name]))
+            for name, part in zip(self.names, self.parts(), strict=True)
+        }
+
     def forward(self) -> dict[str, Tensor]:
         """Sample every global; the values by site name."""
         found: dict[str, Tensor] = {}
@@ -92,8 +102,10 @@ class GlobalGuide(nn.Module):
                 value, eps = self._joint(name, part, loc, scale, noise)
                 noise.append(eps)
             else:
-                fn = dist.Normal(loc, self.spread[part] * scale[part]).to_event(1)
-                value = pyro.sample(name, self._mapped(name, fn))
+                sd = self.spread[part] * scale[part]
+                still = self._mapped(name, dist.Normal(loc.detach(), sd.detach()).to_event(1))
+                fn = self._mapped(name, dist.Normal(loc, sd).to_event(1))
+                value = pyro.sample(name, fn, infer={STILL: still})
             found[name] = value
         return found
 
@@ -101,16 +113,19 @@ class GlobalGuide(nn.Module):
         self, name: str, part: slice, loc: Tensor, scale: Tensor, noise: list[Tensor]
     ) -> tuple[Tensor, Tensor]:
         """A site given the noise of those before it, and its own noise."""
-        spread = self.spread[part]
-        if noise:
-            loc = loc + spread * (self.lower[part, : part.start] @ torch.cat(noise))
-        root = torch.diag(scale[part]) + self.lower[part, part].tril(-1)
-        root = spread[:, None] * root
-        fn = dist.MultivariateNormal(loc, scale_tril=root)
-        value = pyro.sample(name, self._mapped(name, fn))
+        spread = self.spread[part, None]
+        root = spread * (torch.diag(scale[part]) + self.lower[part, part].tril(-1))
+        before = spread * self.lower[part, : part.start]
+        past = torch.cat(noise) if noise else loc.new_zeros(0)
+        centre = loc + before @ past
+        # past noise is a function of past values: the still guide moves with these only
+        rest = loc.detach() + before.detach() @ past
+        still = dist.MultivariateNormal(rest, scale_tril=root.detach())
+        fn = dist.MultivariateNormal(centre, scale_tril=root)
+        value = pyro.sample(name, self._mapped(name, fn), infer={STILL: self._mapped(name, still)})
         free = self.transforms[name].inv(value).reshape(-1).to(loc.dtype)
-        eps = torch.linalg.solve_triangular(root, (free - loc)[:, None], upper=False)[:, 0]
-        return value, eps
+        gap = (free - rest)[:, None]
+        return value, torch.linalg.solve_triangular(root.detach(), gap, upper=False)[:, 0]
 
     def _mapped(self, name: str, fn: Any) -> Any:
         """A normal vector as the distribution of a site, in the shape and support of it."""

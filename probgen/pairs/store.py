@@ -21,7 +21,7 @@ from torch.distributions import constraints, transform_to
 
 from probgen.errors import NotSupported, SchemaError, message
 
-__all__ = ["Collect", "Store", "reset_weights"]
+__all__ = ["Collect", "Store", "own_copy", "strangers"]
 
 #: between the name of a module and that of its parameter in Pyro's messages
 DIVIDER = "$$$"
@@ -137,11 +137,26 @@ class Store(nn.Module):
                     f"pyro.module({name!r}, ...), which earlier runs did not have",
                     "the same modules in every run", "register them outside of any condition",
                 ))  # fmt: skip
-            own = copy.deepcopy(module)
-            if self.reset:
-                reset_weights(own)
-            self.modules_[key] = own.double()
+            if hasattr(module, "_pyro_context"):
+                raise NotSupported(message(
+                    f"pyro.module({name!r}, ...) of a PyroModule", "a plain nn.Module there",
+                    "pass the PyroModule itself as model, or make it a part of the one passed",
+                ))  # fmt: skip
+            self.modules_[key] = own_copy(module, self.reset)
         return self.modules_[key]
+
+
+def own_copy(module: nn.Module, reset: bool) -> nn.Module:
+    """A copy of a module that keeps to itself, with new initial weights if `reset`."""
+    found = copy.deepcopy(module)
+    for part in found.modules():
+        context = part.__dict__.get("_pyro_context")
+        if context is not None and not hasattr(context, "param_state"):
+            # as Pyro makes it under module_local_params, which was off where the user was
+            context.param_state = {"params": {}, "constraints": {}}
+    if reset:
+        reset_weights(found)
+    return found.double()
 
 
 def reset_weights(module: nn.Module) -> None:
@@ -166,6 +181,8 @@ class Collect(Messenger):
         return super().__exit__(*error)
 
     def _pyro_param(self, msg: dict[str, Any]) -> None:
+        if msg["fn"] != pyro.get_param_store().get_param:
+            return  # of a `PyroModule`, which holds its parameters itself
         name = msg["name"]
         init = msg["args"][1] if len(msg["args"]) > 1 else None
         if DIVIDER in name and isinstance(init, nn.Parameter):
@@ -202,3 +219,18 @@ def _swap(one: nn.Module, two: nn.Module) -> None:
     for a, b in zip(one.modules(), two.modules(), strict=True):
         for held in ("_parameters", "_buffers", "training"):
             a.__dict__[held], b.__dict__[held] = b.__dict__[held], a.__dict__[held]
+
+
+def strangers(loss: Tensor, known: list[nn.Parameter]) -> list[tuple[int, ...]]:
+    """Shapes of the tensors that a loss would learn and that are not among those known."""
+    seen, todo, ours, found = set(), [loss.grad_fn], {id(p) for p in known}, []
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if leaf is not None and id(leaf) not in ours:
+            found.append(tuple(leaf.shape))
+        todo += [parent for parent, _ in node.next_functions]
+    return found

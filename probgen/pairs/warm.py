@@ -28,10 +28,10 @@ __all__ = ["warm_start"]
 
 #: rows that are looked at, at most
 ROWS = 1000
-#: draws of the noise that is held fixed; pairs of opposite ones for the globals
-DRAWS = 4
+#: draws of the noise of row latents that is held fixed
+DRAWS = 3
 #: steps of the search
-STEPS = 60
+STEPS = 40
 #: searches, each in the units that the one before found, and the gain (nats a row) of the last
 ROUNDS, ENOUGH = 5, 1e-3
 #: stands for a loss that is not finite
@@ -46,23 +46,66 @@ def warm_start(pair: UserPair, batch: Batch, generator: torch.Generator) -> None
     Networks keep their initial weights: a quasi-Newton search on few rows would overfit them.
     """
     parameters = [*pair.store.raw.values()]
-    if pair.global_guide is not None:
-        parameters += pair.global_guide.parameters()
+    guide = pair.global_guide
+    if guide is not None:
+        # not its covariances: a few draws would not bound them
+        parameters += [guide.loc, guide.log_scale]
     if not parameters:
         return
     few = _some(batch, generator)
     with torch.no_grad():
         plan = survey(pair, few, pair._one_global(pair.typical(few)))
-    noisy = plan.sampled or pair.global_guide is not None
-    count = DRAWS if noisy else 1
-    seeds = [int(torch.randint(2**62, (), generator=generator)) for _ in range(count)]
+    target = _Target(pair, plan, generator)
     for _ in range(ROUNDS):
-        gain = _search(pair, few, plan, parameters, seeds)
-        if pair.global_guide is not None:
-            pair.global_guide.recentre()
-        _measure(pair, few, plan, seeds[0])
+        gain = _search(target, few, parameters)
+        if guide is not None:
+            guide.recentre()
+        _measure(target, few)
         if gain < ENOUGH:
             break
+
+
+class _Target:
+    """The bound at noise that is held fixed, so that it is one smooth function.
+
+    The globals take signs for noise, balanced over the draws and orthogonal as far as there
+    are draws enough: a normal posterior then gives the guide its exact optimum.
+    """
+
+    def __init__(self, pair: UserPair, plan: Plan, generator: torch.Generator) -> None:
+        self.pair, self.plan = pair, plan
+        self.seeds, self.signs = [], None
+        count = DRAWS if plan.sampled else 1
+        if pair.global_guide is not None:
+            size = pair.global_guide.loc.numel()
+            self.signs = _signs(size, generator).to(pair.global_guide.loc)
+            count = len(self.signs)
+        self.seeds = [int(torch.randint(2**62, (), generator=generator)) for _ in range(count)]
+
+    def __call__(self, batch: Batch, first: bool = False) -> Tensor:
+        """The loss of rows, nats a row; of the first draw only if `first`."""
+        pair, guide = self.pair, self.pair.global_guide
+        particles = pair.particles if self.plan.sampled else 1
+        terms = []
+        for number, seed in enumerate(self.seeds[:1] if first else self.seeds):
+            given = None
+            if guide is not None and self.signs is not None:
+                given = guide.at(self.signs[number])
+            with noise(seed):
+                terms.append(pair.bound(batch, self.plan, particles, given))
+        return torch.stack(terms).mean()
+
+
+def _signs(size: int, generator: torch.Generator) -> Tensor:
+    """Signs (draws, size): 4 draws for up to 3 globals, 8 for more; columns sum to 0."""
+    half = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64)
+    square = torch.kron(half, half)
+    if size > 3:
+        square = torch.kron(square, half)
+    patterns = square[:, 1:]  # the first column is constant
+    pick = torch.arange(size) % patterns.shape[1]
+    flip = torch.randint(2, (size,), generator=generator) * 2.0 - 1.0
+    return patterns[:, pick] * flip
 
 
 def _some(batch: Batch, generator: torch.Generator) -> Batch:
@@ -72,18 +115,7 @@ def _some(batch: Batch, generator: torch.Generator) -> Batch:
     return batch.take(rows.to(batch.seen.device))
 
 
-def _loss(pair: UserPair, batch: Batch, plan: Plan, seeds: list[int]) -> Tensor:
-    particles = pair.particles if plan.sampled else 1
-    terms = []
-    for seed in seeds:
-        with noise(seed):
-            terms.append(pair.bound(batch, plan, particles))
-    return torch.stack(terms).mean()
-
-
-def _search(
-    pair: UserPair, batch: Batch, plan: Plan, parameters: list[nn.Parameter], seeds: list[int]
-) -> float:
+def _search(target: _Target, batch: Batch, parameters: list[nn.Parameter]) -> float:
     """Minimise the bound with its noise held fixed; by how much it fell, nats a row."""
     before = [p.detach().clone() for p in parameters]
     sizes = [p.numel() for p in parameters]
@@ -94,9 +126,11 @@ def _search(
             for parameter, value in zip(parameters, parts, strict=True):
                 parameter.copy_(value.view_as(parameter))
 
-    def target(flat: np.ndarray) -> tuple[float, np.ndarray]:
+    def value_and_slope(flat: np.ndarray) -> tuple[float, np.ndarray]:
         put(flat)
-        loss = _loss(pair, batch, plan, seeds)
+        loss = target(batch)
+        if not loss.requires_grad:  # nothing depends on any of them
+            return float(loss), np.zeros(len(flat))
         found = torch.autograd.grad(loss, parameters, allow_unused=True)
         slope = torch.cat([
             torch.zeros_like(p).reshape(-1) if g is None else g.reshape(-1)
@@ -108,9 +142,9 @@ def _search(
         return value, slope.double().cpu().numpy()
 
     flat = torch.cat([p.detach().reshape(-1) for p in parameters]).double().cpu().numpy()
-    first, _ = target(flat)
+    first, _ = value_and_slope(flat)
     found = minimize(
-        target, flat, jac=True, method="L-BFGS-B",
+        value_and_slope, flat, jac=True, method="L-BFGS-B",
         options={"maxiter": STEPS, "maxfun": 2 * STEPS, "maxls": 40, "ftol": 1e-9},
     )  # fmt: skip
     put(found.x)
@@ -122,8 +156,9 @@ def _search(
     return first - float(found.fun)
 
 
-def _measure(pair: UserPair, batch: Batch, plan: Plan, seed: int) -> None:
+def _measure(target: _Target, batch: Batch) -> None:
     """The unit of each `pyro.param`: 1 / sqrt of the information in one row."""
+    pair = target.pair
     keys = list(pair.store.raw)
     if not keys:
         return
@@ -131,7 +166,9 @@ def _measure(pair: UserPair, batch: Batch, plan: Plan, seed: int) -> None:
     groups = torch.arange(len(batch)).tensor_split(min(GROUPS, max(2, len(batch) // 2)))
     found: list[list[Tensor]] = []
     for rows in groups:
-        loss = _loss(pair, batch.take(rows.to(batch.seen.device)), plan, [seed])
+        loss = target(batch.take(rows.to(batch.seen.device)), first=True)
+        if not loss.requires_grad:
+            return
         gradient = torch.autograd.grad(loss, raw, allow_unused=True)
         found.append([
             torch.zeros_like(p) if g is None else g for p, g in zip(raw, gradient, strict=True)

@@ -29,6 +29,7 @@ from probgen.family import Family
 from probgen.queries.noise import KeyedNoise
 
 __all__ = [
+    "STILL",
     "Plan",
     "Weighed",
     "fixed",
@@ -40,6 +41,9 @@ __all__ = [
     "traced",
     "weighed",
 ]
+
+#: key of `infer` under which a guide's site keeps its distribution with parameters detached
+STILL = "_still"
 
 _Values = dict[str, Tensor]
 #: a tensor without dims of size 1, its dims named by the characters of `_pyro_dims`
@@ -345,15 +349,22 @@ class Weighed:
     globals: Tensor
 
 
-def weighed(family: Family, batch: Batch, plan: Plan) -> Weighed:
+def weighed(
+    family: Family, batch: Batch, plan: Plan, given: _Values | None = None
+) -> Weighed:
     """The terms of a bound on the log density of rows, from torch's random state.
+
+    `given` are values of the globals to take instead of draws; gradients go through them.
 
     Draws are reparametrised where they can be. A latent that the guide lacks and whose draws
     cannot be differentiated is worth 0 with the gradient of its log density, so that weights
     of several draws give the gradient of reweighted wake-sleep (Bornschein and Bengio 2015).
+    Where a guide states its distribution with parameters detached, log q of the globals is
+    taken from it: without the score, whose mean is 0, the gradient has no noise where the
+    guide is the posterior (Roeder, Wu and Duvenaud 2017, Sticking the landing).
     """
     n = len(batch)
-    guide = traced(family.guide, batch, {})
+    guide = traced(family.guide, batch, given or {})
     mine = global_sites(guide)
     proposals = {k: v for k, v in row_sites(guide, False).items() if k in plan.proposed}
     values = {name: site["value"] for name, site in {**mine, **proposals}.items()}
@@ -379,7 +390,9 @@ def weighed(family: Family, batch: Batch, plan: Plan) -> Weighed:
     for sign, sites in ((1, global_sites(trace)), (-1, mine)):
         for name, site in sites.items():
             if name in mine:  # one that the guide lacks is proposed from the model: worth 0
-                shared = shared + sign * _log_prob(site).sum()
+                still = None if given else site["infer"].get(STILL)
+                log_p = _log_prob(site) if still is None else still.log_prob(site["value"])
+                shared = shared + sign * log_p.sum()
     return Weighed(rows, score, shared)
 
 
