@@ -253,6 +253,10 @@ class UserPair(Family):
 
     def engine(self, batch: Batch) -> tuple[str, Callable[[Batch], Tensor]]:
         """The importance-weighted bound, exact where no row latent is sampled."""
+        with guarded(torch.initial_seed() & (2**62 - 1)):
+            return self._engine(batch)
+
+    def _engine(self, batch: Batch) -> tuple[str, Callable[[Batch], Tensor]]:
         self._look(batch)
         with torch.no_grad():
             plan = survey(self, batch, self._one_global(self.typical(batch)))
