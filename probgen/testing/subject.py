@@ -119,7 +119,8 @@ class Subject:
 
     def fit(self, table: pd.DataFrame, name: str = "", **settings: Any) -> Density:
         """A new fit, quiet; `name` lends the column kinds of a contract table."""
-        contract = TABLES.get(name, Contract(dict))
+        own = name == "mixed" and self._table is not None
+        contract = Contract(dict) if own else TABLES.get(name, Contract(dict))
         settings = {"columns": contract.columns} | contract.settings | settings
         weight = settings.pop("sample_weight", None)
         with warnings.catch_warnings():
@@ -130,8 +131,7 @@ class Subject:
     def fitted(self, name: str = "mixed") -> Density:
         """The fit to a contract table, made at the first call."""
         if name not in self._fits:
-            own = name == "mixed" and self._table is not None
-            self._fits[name] = self.fit(self.table(name), "" if own else name)
+            self._fits[name] = self.fit(self.table(name), name)
         return self._fits[name]
 
     def batch(self, name: str = "mixed", model: Density | None = None) -> Batch:
