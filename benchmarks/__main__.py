@@ -19,6 +19,7 @@ BENCHMARKS = {
     "step_time": False,
     "encode": False,
     "intervals": False,
+    "conditionals": False,
     "known_density": True,
 }
 

@@ -50,8 +50,9 @@ copybutton_prompt_is_regexp = True
 
 #: what a user of the package imports; every other module is shown under "engine"
 PUBLIC = {
-    "probgen", "datasets", "density", "diagnostics", "errors", "estimators", "evaluation",
-    "outliers", "plots", "saving", "schema", "selection", "testing", "verbs",
+    "probgen", "answers", "datasets", "density", "dependence", "diagnostics", "errors",
+    "estimators", "evaluation", "outliers", "plots", "saving", "schema", "selection",
+    "testing", "verbs",
 }  # fmt: skip
 
 

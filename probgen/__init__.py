@@ -2,6 +2,7 @@
 
 from probgen.density import Density
 from probgen.errors import (
+    ApproximationError,
     ApproximationWarning,
     DataWarning,
     FitError,
@@ -17,6 +18,7 @@ from probgen.schema import Column, Schema
 __version__ = "0.1.0"
 
 __all__ = [
+    "ApproximationError",
     "ApproximationWarning",
     "Column",
     "DataWarning",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
@@ -29,9 +29,9 @@ from probgen.door import (
     weighted_rows,
 )  # fmt: skip
 from probgen.errors import NotSupported, message
-from probgen.family import Family
+from probgen.family import Draws, Family
 from probgen.fitting import fit_starts, split
-from probgen.queries import Predictive
+from probgen.queries import Companion, Predictive
 from probgen.schema import Schema
 from probgen.session import spawn_seeds
 from probgen.table import Encoded, encode
@@ -193,7 +193,7 @@ class Density(Verbs, DensityMixin, BaseEstimator):
         self.results_ = [result for _, result in fits]
         self.result_ = self.results_[0]
         self.converged_ = all(result.converged for result in self.results_)
-        self.__dict__.pop("_with_draws", None)
+        self._forget(self.__dict__)
 
     def _training(self) -> Training:
         """The fields that the training loop knows, under the same names."""
@@ -241,14 +241,24 @@ class Density(Verbs, DensityMixin, BaseEstimator):
     def _predictive(self, posterior: bool = True) -> Predictive:
         """What every verb uses: closed forms need no draws."""
         if posterior and self._traits.closed_form:
-            return Predictive(self.members_, [{} for _ in self.members_])
+            return self._with([{} for _ in self.members_])
         if posterior:
             return self._with_draws
         points = [member.point_globals() for member in self.members_]
         known = [point for point in points if point is not None]
         if len(known) == len(points):  # no need to draw first
-            return Predictive(self.members_, known, integrated=False)
+            return replace(self._with(known), integrated=False)
         return self._with_draws.at_point()
+
+    def _with(self, draws: list[Draws]) -> Predictive:
+        return Predictive(self.members_, draws, companion=lambda: self._companion)
+
+    @cached_property
+    def _companion(self) -> Companion:
+        """Proposes hidden cells where the family has no way; fitted when first needed."""
+        from probgen.companions import fit_companion
+
+        return fit_companion(self._predictive(), self.schema_, self.result_.seed)
 
     @cached_property
     def _with_draws(self) -> Predictive:
@@ -257,12 +267,16 @@ class Density(Verbs, DensityMixin, BaseEstimator):
             queries.draw_globals(member, max(1, self.draws), seed=result.seed)
             for member, result in zip(self.members_, self.results_, strict=True)
         ]
-        return Predictive(self.members_, draws)
+        return self._with(draws)
+
+    def _forget(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Drop what follows from what was learned."""
+        for name in ("_with_draws", "_companion"):
+            state.pop(name, None)
+        return state
 
     def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__().copy()
-        state.pop("_with_draws", None)
-        return state
+        return self._forget(super().__getstate__().copy())
 
     def score_samples(self, X: Any) -> np.ndarray:  # noqa: N803
         """Log density (n,) of rows with exactly the fitted columns; NaN cells integrated out."""

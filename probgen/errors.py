@@ -1,6 +1,7 @@
 """What probgen raises and warns: every message has three parts, found, needed, do."""
 
 __all__ = [
+    "ApproximationError",
     "ApproximationWarning",
     "DataWarning",
     "FitError",
@@ -35,6 +36,10 @@ class ModelFileError(ProbgenError, ValueError):
 
 class NotSupported(ProbgenError, NotImplementedError):
     """The family cannot answer this question, and says why."""
+
+
+class ApproximationError(ProbgenError, ArithmeticError):
+    """An answer could not be estimated well enough, and ``strict=True`` was asked."""
 
 
 class DataWarning(UserWarning):

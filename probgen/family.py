@@ -150,6 +150,17 @@ class Family(nn.Module):
         """
         return None
 
+    def propose(
+        self, batch: Batch, values: dict[str, Tensor], keys: Tensor
+    ) -> tuple[Tensor, Tensor] | None:
+        """Candidates for the unseen cells of each row at one draw `values` of the globals.
+
+        Returns x (n, m), whose noise is keyed by `keys` (n,), and log weights (n,) such that
+        the expectation of their exponential is p(seen cells | globals). None where the
+        family has no way of its own.
+        """
+        return None
+
     def point_globals(self) -> Draws | None:
         """One value of the globals, each (1, ...), for the plug-in density; None: derive it."""
         return None

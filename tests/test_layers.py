@@ -15,6 +15,7 @@ PACKAGE = ROOT / "probgen"
 #: the modules of one row may know each other. A package stands for all its modules.
 ROWS = [
     {"errors"},
+    {"answers"},
     {"datasets"},
     # the table: knows kinds and pandas, no models
     {"cells", "grids"},
@@ -45,6 +46,7 @@ ROWS = [
     {"fitting"},
     {"gibbs"},  # posterior draws of the mixture
     {"families"},
+    {"companions"},
     # the faces
     {"diagnostics"},
     {"evaluation"},
@@ -53,7 +55,7 @@ ROWS = [
     {"density"},
     {"selection"},
     {"estimators"},
-    {"outliers"},
+    {"outliers", "dependence"},
     {"saving"},
     {"plots"},
     {""},  # probgen/__init__.py: the public names
@@ -65,9 +67,11 @@ RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
 #: What a class hands over to a later module, imported inside the method: verbs of an estimator,
 #: and `Schema.infer`, which reads a table.
 HANDED_OVER = {
+    ("verbs", "dependence"),
     ("verbs", "estimators"),
     ("verbs", "outliers"),
     ("verbs", "plots"),
+    ("density", "companions"),
     ("density", "saving"),
     ("schema", "kinds"),
 }

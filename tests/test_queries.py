@@ -175,7 +175,7 @@ def test_scores_ignore_order_size_and_other_rows(family, monkeypatch):
     order = torch.randperm(50, generator=generator())
     moved = queries.log_prob(one(family), batch.take(order), particles=32)
     single = queries.log_prob(one(family), batch.take(slice(7, 8)), particles=32)
-    monkeypatch.setattr(queries.density, "_TILED", 300)
+    monkeypatch.setattr(queries.density, "TILED", 300)
     pieces = queries.log_prob(one(family), batch, particles=32)
     for got, want in [
         (moved.value, whole.value[order]),

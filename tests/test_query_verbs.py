@@ -90,9 +90,7 @@ def test_completion_keeps_seen_cells_and_weighs_members():
     assert abs(share - 0.5) < 4 * 0.5 / 20
 
 
-def test_conditional_sample_without_closed_form_is_refused():
-    with pytest.raises(NotSupported, match=r"found .*seen in part.*; needed .*; do: "):
-        queries.sample(one(Factor()), table(10, 4, 0.5), generator())
+def test_rows_seen_in_whole_come_back():
     full = table(3, 4)
     assert torch.equal(queries.sample(one(Factor()), full, generator()), full.x)
 

@@ -4,14 +4,20 @@ Nothing here knows pandas or a family by name. Closed forms of a family are plai
 may run in several threads; everything that runs the pair is inside one guarded session.
 """
 
-from probgen.queries.density import Estimate, interval, log_prob, log_prob_draws
+from probgen.queries.companion import Companion
+from probgen.queries.conditional import Drawn
+from probgen.queries.density import Estimate, log_prob
 from probgen.queries.draws import Predictive, draw_globals, encoded
+from probgen.queries.intervals import interval, log_prob_draws
 from probgen.queries.latents import latent, reconstruct
-from probgen.queries.sampling import sample
+from probgen.queries.sampling import draw, sample
 
 __all__ = [
+    "Companion",
+    "Drawn",
     "Estimate",
     "Predictive",
+    "draw",
     "draw_globals",
     "encoded",
     "interval",

@@ -13,17 +13,19 @@ from torch import Tensor
 from probgen.batch import Batch
 from probgen.errors import NotSupported, SchemaError, message
 from probgen.family import Draws, Family
+from probgen.queries.companion import Companion, keyed_proposals
 from probgen.queries.contraction import row_log_weights, survey
 from probgen.queries.draws import Predictive, count_draws, keyed, log_mean_exp, one_draw, tile
+from probgen.queries.holes import holes, slots_of
 from probgen.queries.pareto import pareto_k
 from probgen.session import guarded
 
-__all__ = ["Estimate", "interval", "log_prob", "log_prob_draws"]
+__all__ = ["Estimate", "companion_of", "log_prob", "log_weights"]
 
 #: numbers in the widest intermediate of a closed form: 4 MB of float64
-_WIDE = 2**19
+WIDE = 2**19
 #: rows, times particles, that a pair sees at once
-_TILED = 2**15
+TILED = 2**15
 #: particles of each draw at the least, so that the spread within a draw can be measured
 _FEWEST = 4
 
@@ -59,6 +61,40 @@ class Estimate:
     def __len__(self) -> int:
         return len(self.value)
 
+    def over(self, other: Estimate) -> Estimate:
+        """The ratio of two densities of the same rows: the errors of both count."""
+        khat = torch.fmax(self.khat, other.khat)  # NaN only where both are exact
+        return Estimate(
+            self.value - other.value,
+            (self.se.square() + other.se.square()).sqrt(),
+            torch.minimum(self.ess, other.ess),
+            khat,
+            "+".join(sorted({self.method, other.method})),
+        )
+
+    def take(self, rows: Tensor) -> Estimate:
+        """The numbers of some rows."""
+        return Estimate(
+            self.value[rows], self.se[rows], self.ess[rows], self.khat[rows], self.method
+        )
+
+    def put(self, rows: Tensor, other: Estimate) -> None:
+        """Set the numbers of some rows."""
+        for name in ("value", "se", "ess", "khat"):
+            own = getattr(self, name)
+            own[rows] = getattr(other, name).to(own.dtype)
+
+
+def joined(parts: list[Estimate]) -> Estimate:
+    """The numbers of consecutive rows as one."""
+    return Estimate(
+        value=torch.cat([part.value for part in parts]),
+        se=torch.cat([part.se for part in parts]),
+        ess=torch.cat([part.ess for part in parts]),
+        khat=torch.cat([part.khat for part in parts]),
+        method=parts[0].method,
+    )
+
 
 def log_prob(
     predictive: Predictive, batch: Batch, *, particles: int = 512, plugin: bool = False
@@ -89,6 +125,15 @@ def log_prob(
     Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto smoothed importance sampling.
     """
     predictive = predictive.at_point(batch) if plugin else predictive
+    if any(member.holes == "refuse" for member in predictive.members):
+        hidden = holes(batch, slots_of(predictive.members[0])).any(1)
+        if bool(hidden.any()):
+            return _with_holes(predictive, batch, hidden, particles)
+    return _seen(predictive, batch, particles)
+
+
+def _seen(predictive: Predictive, batch: Batch, particles: int) -> Estimate:
+    """The density of the seen cells, by the members' own ways."""
     parts = []
     share = _share(particles, predictive)
     first = 0
@@ -96,6 +141,58 @@ def log_prob(
         parts.append(_member(predictive, member, draws, batch, share, first))
         first += share * count_draws(draws)
     return _mixed(parts)
+
+
+def _with_holes(predictive: Predictive, batch: Batch, hidden: Tensor, particles: int) -> Estimate:
+    """Rows with holes of members that score whole rows only: cells that a companion proposes."""
+    batch = keyed(batch)
+    companion = companion_of(predictive)
+    out = _exact(batch.weight.new_zeros(len(batch), dtype=torch.float64), "importance")
+    whole, part = hole_rows(batch, hidden)
+    if len(whole):
+        seen = _seen(predictive, batch.take(whole), particles)
+        out.put(whole, seen)
+        out.method = "+".join(sorted({seen.method, out.method}))
+
+    if not len(part):
+        return out
+    distinct, back = _distinct(batch, part)
+    parts = []
+    for rows in distinct.split(max(1, TILED // particles)):
+        proposed = keyed_proposals(companion, batch.take(rows), particles)
+        log_p = _seen(predictive, proposed.rows, particles).value
+        parts.append(estimate_of(True, proposed.weights(log_p)[None]))
+    out.put(part, joined(parts).take(back))
+    return out
+
+
+def hole_rows(batch: Batch, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers of the rows without holes, and of those seen in part; others have density 1."""
+    return (~hidden).nonzero()[:, 0], (hidden & batch.seen.any(1)).nonzero()[:, 0]
+
+
+def _distinct(batch: Batch, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """One of each set of equal rows, and which of them each row is: equal rows, equal noise."""
+    if batch.key is None:
+        raise TypeError("equal rows are told by their keys: pass keyed(batch)")
+    key, back = batch.key[rows].unique(return_inverse=True)
+    first = torch.empty_like(key).scatter_(0, back, rows)
+    return first, back
+
+
+def companion_of(predictive: Predictive) -> Companion:
+    """The companion of a predictive, or an error that says that it has none."""
+    found = None if predictive.companion is None else predictive.companion()
+    if found is None:
+        raise NotSupported(
+            message(
+                f"rows with holes, and a {type(predictive.members[0]).__name__} that scores "
+                "whole rows only",
+                "a family with exact conditionals, or a companion that proposes the hidden cells",
+                "ask about whole rows, or fit another family",
+            )
+        )
+    return found
 
 
 def _share(particles: int, predictive: Predictive) -> int:
@@ -142,17 +239,17 @@ def _exact(value: Tensor, method: str) -> Estimate:
     return Estimate(value, zero, zero + math.inf, zero + math.nan, method)
 
 
-def _chunks(n: int, size: int) -> Iterator[slice]:
+def chunks(n: int, size: int) -> Iterator[slice]:
     for start in range(0, n, size):
         yield slice(start, min(n, start + size))
 
 
-def _cost(member: Family, batch: Batch) -> int:
+def cost_of(member: Family, batch: Batch) -> int:
     """Numbers a row in the family's widest intermediate; a family may say so itself."""
     return max(1, member.row_cost or max(64, batch.seen.shape[1]))
 
 
-def _no_rows(batch: Batch) -> Tensor:
+def no_rows(batch: Batch) -> Tensor:
     dtype = batch.weight.dtype if batch.x is None else batch.x.dtype
     return torch.zeros(0, dtype=dtype, device=batch.seen.device)
 
@@ -160,9 +257,9 @@ def _no_rows(batch: Batch) -> Tensor:
 def _closed_form(member: Family, draws: Draws, batch: Batch, integrated: bool) -> Tensor | None:
     """The family's own answer (n,), or None. Plain torch: no lock, no handlers."""
     values = []
-    size = max(1, _WIDE // _cost(member, batch))
+    size = max(1, WIDE // cost_of(member, batch))
     with torch.no_grad():
-        for rows in _chunks(len(batch), size):
+        for rows in chunks(len(batch), size):
             part = batch.take(rows)
             value = None
             if integrated or not draws:
@@ -173,10 +270,10 @@ def _closed_form(member: Family, draws: Draws, batch: Batch, integrated: bool) -
             if value is None:
                 return None
             values.append(value)
-    return torch.cat(values) if values else _no_rows(batch)
+    return torch.cat(values) if values else no_rows(batch)
 
 
-def _log_weights(
+def log_weights(
     member: Family,
     draws: Draws,
     batch: Batch,
@@ -184,7 +281,7 @@ def _log_weights(
     first: int,
     fold: Callable[[bool, Tensor], _Folded],
 ) -> list[_Folded]:
-    """What `fold` makes of the log weights (S, K, rows) of each chunk of the rows.
+    """What `fold` makes of the log weights (S, K, rows) that the pair gives each chunk of rows.
 
     `fold` is told whether noise entered; where it did not, K is 1.
     """
@@ -196,7 +293,7 @@ def _log_weights(
     with torch.no_grad(), guarded(0):
         plan = survey(member, batch, one_draw(draws, 0))
         times = share if plan.sampled else 1
-        for rows in _chunks(len(batch), max(1, _TILED // times)):
+        for rows in chunks(len(batch), max(1, TILED // times)):
             part = batch.take(rows)
             weights = []
             for s in range(count):
@@ -209,19 +306,13 @@ def _log_weights(
 
 def _through_pair(member: Family, draws: Draws, batch: Batch, share: int, first: int) -> Estimate:
     """The density by running the pair."""
-    parts = _log_weights(member, draws, batch, share, first, _estimate)
+    parts = log_weights(member, draws, batch, share, first, estimate_of)
     if not parts:
-        return _exact(_no_rows(batch), "enumerated")
-    return Estimate(
-        value=torch.cat([part.value for part in parts]),
-        se=torch.cat([part.se for part in parts]),
-        ess=torch.cat([part.ess for part in parts]),
-        khat=torch.cat([part.khat for part in parts]),
-        method=parts[0].method,
-    )
+        return _exact(no_rows(batch), "enumerated")
+    return joined(parts)
 
 
-def _estimate(sampled: bool, weights: Tensor) -> Estimate:
+def estimate_of(sampled: bool, weights: Tensor) -> Estimate:
     """The average of the weights (S, K, n) of each row, and how exact it is."""
     flat = weights.flatten(0, 1)
     value = log_mean_exp(flat, 0)
@@ -243,124 +334,3 @@ def _errors(weights: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     se = (spread.sum(0) / particles).sqrt() / count
     ess = relative.sum((0, 1)).square() / relative.square().sum((0, 1)).clamp_min(1e-300)
     return se, ess
-
-
-def log_prob_draws(predictive: Predictive, batch: Batch, *, particles: int = 512) -> Tensor:
-    """Log density of each row at each draw of the globals.
-
-    Parameters
-    ----------
-    predictive : Predictive
-    batch : Batch of n rows
-    particles : int
-        Importance draws a row and draw of the globals, where the pair has row latents.
-
-    Returns
-    -------
-    Tensor (S, n)
-        S counts the draws of all members, member by member. Memory is S * n numbers: pass
-        rows in pieces, or use `interval`.
-    """
-    parts = []
-    first = 0
-    for member, draws in zip(predictive.members, predictive.draws, strict=True):
-        value = _closed_form_draws(member, draws, batch)
-        if value is None:
-            value = _through_pair_draws(member, draws, batch, particles, first)
-        parts.append(value)
-        first += particles * count_draws(draws)
-    return torch.cat(parts)
-
-
-def _closed_form_draws(member: Family, draws: Draws, batch: Batch) -> Tensor | None:
-    values = []
-    count = count_draws(draws)
-    with torch.no_grad():
-        for rows in _chunks(len(batch), max(64, _WIDE // (_cost(member, batch) * count))):
-            part = batch.take(rows)
-            value = member.exact_log_prob(part, draws or None)
-            if value is None:
-                return None
-            values.append(value if draws else value[None])
-    return torch.cat(values, 1) if values else _no_rows(batch).expand(count, 0)
-
-
-def _through_pair_draws(
-    member: Family, draws: Draws, batch: Batch, particles: int, first: int
-) -> Tensor:
-    def average(_sampled: bool, weights: Tensor) -> Tensor:
-        return log_mean_exp(weights, 1)
-
-    values = _log_weights(member, draws, batch, particles, first, average)
-    return torch.cat(values, 1) if values else _no_rows(batch).expand(count_draws(draws), 0)
-
-
-def interval(
-    predictive: Predictive,
-    batch: Batch,
-    level: float,
-    given: Batch | None = None,
-    *,
-    particles: int = 512,
-    rows: int = 4096,
-) -> tuple[Tensor, Tensor]:
-    """Equal-tailed posterior interval of log p(x given t), or of log p(x | y, given t).
-
-    Parameters
-    ----------
-    predictive : Predictive
-        Of at least two draws.
-    batch : Batch of n rows
-    level : float
-        Posterior probability inside, in (0, 1).
-    given : Batch of n rows, optional
-        The same rows with only the conditioning cells seen: the interval is then of
-        ``log p(x | t) - log p(given | t)``.
-    particles : int
-        As in `log_prob_draws`.
-    rows : int
-        Rows worked on at once; memory is rows * S numbers.
-
-    Returns
-    -------
-    lower, upper : Tensor (n,)
-        Nats, encoded units. The predictive log density may lie outside.
-
-    Raises
-    ------
-    SchemaError
-        If level is not inside (0, 1).
-    NotSupported
-        If there is a single draw: a point has no interval.
-    """
-    if not 0 < level < 1:
-        raise SchemaError(
-            message(f"interval = {level}", "a probability in (0, 1)", "pass 0.9, for example")
-        )
-    if len(predictive) < 2:
-        raise NotSupported(
-            message(
-                "a model with a single draw of its parameters",
-                "several draws for an interval",
-                "fit a family with priors, or with several restarts",
-            )
-        )
-    lower, upper = [], []
-    for piece in _chunks(len(batch), rows):
-        values = log_prob_draws(predictive, batch.take(piece), particles=particles)
-        if given is not None:
-            values = values - log_prob_draws(predictive, given.take(piece), particles=particles)
-        values = values.sort(0).values
-        lower.append(_quantile(values, (1 - level) / 2))
-        upper.append(_quantile(values, (1 + level) / 2))
-    if not lower:
-        return _no_rows(batch), _no_rows(batch)
-    return torch.cat(lower), torch.cat(upper)
-
-
-def _quantile(values: Tensor, q: float) -> Tensor:
-    """Linear between order statistics of sorted values (S, n); right also at -inf."""
-    place = q * (len(values) - 1)
-    below, above = values[math.floor(place)], values[math.ceil(place)]
-    between = torch.lerp(below, above, place - math.floor(place))
-    return torch.where((below == above) | below.isinf(), below, between)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.distributions import biject_to
 from probgen.batch import Batch, row_keys
 from probgen.errors import SchemaError, message
 from probgen.family import Draws, Family
+from probgen.queries.companion import Companion
 from probgen.queries.contraction import global_sites, traced
 from probgen.queries.noise import particle_keys
 from probgen.session import guarded
@@ -46,11 +48,15 @@ class Predictive:
     integrated : bool
         Whether a member's closed form of the whole mixture of draws may stand for the
         average over the stored draws. False for a plug-in density.
+    companion : callable, optional
+        Gives densities over the same slots with exact conditionals, which propose hidden
+        cells for members that have none; called only where it is needed.
     """
 
     members: list[Family]
     draws: list[Draws]
     integrated: bool = True
+    companion: Callable[[], Companion] | None = None
 
     def __post_init__(self) -> None:
         counts = [count_draws(draws) for draws in self.draws]
@@ -88,7 +94,11 @@ class Predictive:
             _point(member, draws, batch)
             for member, draws in zip(self.members, self.draws, strict=True)
         ]
-        return Predictive(self.members, points, integrated=False)
+        return replace(self, draws=points, integrated=False)
+
+    def of(self, member: int) -> Predictive:
+        """The predictive of one member."""
+        return replace(self, members=[self.members[member]], draws=[self.draws[member]])
 
 
 def count_draws(draws: Draws) -> int:

@@ -21,8 +21,9 @@ def pareto_k(log_weights: Tensor) -> Tensor:
     Returns
     -------
     Tensor (n,)
-        Below 0.5 good, above 0.7 not to be trusted; inf where fewer than five weights
-        stand out (as in ArviZ), -inf where all weights are equal.
+        Below 0.5 good, above 0.7 not to be trusted; inf where one to four weights stand out
+        (as in ArviZ); -inf where all weights are equal, or the largest is shared by the whole
+        tail, so that weights are seen to be bounded (hidden cells with few levels).
 
     References
     ----------
@@ -40,8 +41,9 @@ def pareto_k(log_weights: Tensor) -> Tensor:
     steps = 2**20 // (tail * (30 + math.isqrt(tail))) + 1
     k = torch.cat([_fit(part) for part in excess.split(steps, 1)])
     spread = log_weights.amax(0) - log_weights.amin(0)
-    k = torch.where((excess > 0).sum(0) <= 4, torch.full_like(k, math.inf), k)
-    k = torch.where(spread < 1e-10, torch.full_like(k, -math.inf), k)
+    out = (excess > 1e-12).sum(0)
+    k = torch.where(out <= 4, torch.full_like(k, math.inf), k)
+    k = torch.where((spread < 1e-10) | (out == 0), torch.full_like(k, -math.inf), k)
     return k.to(log_weights.dtype)
 
 

@@ -8,25 +8,34 @@ import torch
 from torch import Tensor
 
 from probgen.batch import Batch
-from probgen.errors import FitError, NotSupported, message
 from probgen.family import Draws, Family
-from probgen.queries.contraction import traced
+from probgen.queries.conditional import Drawn, resample
 from probgen.queries.density import log_prob
-from probgen.queries.draws import Predictive, count_draws, encoded, one_draw
+from probgen.queries.draws import Predictive, count_draws, draw_globals, encoded, one_draw
+from probgen.queries.generation import generated
+from probgen.queries.holes import holes, slots_of
 from probgen.session import guarded
 
-__all__ = ["sample"]
+__all__ = ["draw", "sample"]
 
 #: rows generated or completed at once
 _ROWS = 2**15
+#: draws of the globals for rows of a family that is scored without any
+_DRAWS = 100
 
 
 def sample(predictive: Predictive, batch: Batch, generator: torch.Generator) -> Tensor:
+    """The rows (n, m) that `draw` completes, without what it says of them."""
+    return draw(predictive, batch, generator).x
+
+
+def draw(predictive: Predictive, batch: Batch, generator: torch.Generator) -> Drawn:
     """Draw the unseen cells of each row from the predictive given its seen cells.
 
     Each row picks a member, and a draw of the globals, with probability proportional to the
     density of its seen cells there (equally where nothing is seen). Members that have
-    `complete` draw exactly; others generate whole rows by running the model.
+    `complete` draw exactly; others generate whole rows by running the model, and complete
+    rows that are seen in part by resampling (`probgen.queries.conditional`).
 
     Parameters
     ----------
@@ -38,27 +47,43 @@ def sample(predictive: Predictive, batch: Batch, generator: torch.Generator) -> 
 
     Returns
     -------
-    Tensor (n, m)
+    Drawn
         Seen cells come back bit for bit.
 
     Raises
     ------
     NotSupported
-        If some rows are seen in part and the family has no closed form for the rest.
+        If some rows are seen in part and nothing proposes their hidden cells.
     """
     if batch.x is None:
         like = batch.weight
         zeros = torch.zeros(batch.seen.shape, dtype=like.dtype, device=like.device)
         batch = replace(batch, x=zeros, seen=torch.zeros_like(batch.seen))
     x = encoded(batch)
-    drawn = x.clone()
+    drawn = Drawn.exact(x.clone())
     with torch.no_grad():
-        for r, rows in _grouped(_pick_members(predictive, batch, generator)):
-            for part in rows.split(_ROWS):
-                drawn[part] = _draw_rows(
-                    predictive, r, batch.take(part.to(batch.seen.device)), generator
-                ).to(drawn.dtype)
-    return torch.where(batch.seen, x, drawn)
+        rows = torch.arange(len(batch), device=x.device)
+        if not _completes(predictive, batch):
+            hidden = holes(batch, slots_of(predictive.members[0])).any(1)
+            partial = (hidden & batch.seen.any(1)).nonzero()[:, 0]
+            if len(partial):
+                drawn.put(partial, resample(predictive, batch.take(partial), generator))
+            rows = (hidden & ~batch.seen.any(1)).nonzero()[:, 0]
+        chosen = batch.take(rows)
+        for r, some in _grouped(_pick_members(predictive, chosen, generator)):
+            for part in some.to(x.device).split(_ROWS):
+                found = _draw_rows(predictive, r, chosen.take(part), generator)
+                drawn.x[rows[part]] = found.to(x.dtype)
+    drawn.x = torch.where(batch.seen, x, drawn.x)
+    return drawn
+
+
+def _completes(predictive: Predictive, batch: Batch) -> bool:
+    """Whether the members complete rows exactly; asked on one row, with noise that is lost."""
+    if not predictive.integrated:
+        return False
+    one = batch.take(slice(0, 1))
+    return predictive.members[0].complete(one, torch.Generator()) is not None
 
 
 def _grouped(choice: Tensor) -> list[tuple[int, Tensor]]:
@@ -75,8 +100,8 @@ def _pick_members(predictive: Predictive, batch: Batch, generator: torch.Generat
     some = batch.seen.any(1).nonzero()[:, 0]
     if len(some):
         for r in range(count):
-            one = Predictive([predictive.members[r]], [predictive.draws[r]], predictive.integrated)
-            log_p[some.cpu(), r] = log_prob(one, batch.take(some)).value.double().cpu()
+            value = log_prob(predictive.of(r), batch.take(some)).value
+            log_p[some.cpu(), r] = value.double().cpu()
     return _categorical(log_p, generator)
 
 
@@ -89,62 +114,23 @@ def _categorical(log_p: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _draw_rows(predictive: Predictive, r: int, batch: Batch, generator: torch.Generator) -> Tensor:
+    """Rows completed in closed form, or generated where nothing is seen."""
     member, draws = predictive.members[r], predictive.draws[r]
-    if predictive.integrated:
-        completed = member.complete(batch, generator)
-        if completed is not None:
-            return completed
-    whole = batch.seen.all(1)
-    partial = batch.seen.any(1) & ~whole
-    if partial.any():
-        raise NotSupported(
-            message(
-                f"{int(partial.sum())} rows that are seen in part, and a {type(member).__name__} "
-                "without a closed-form conditional",
-                "rows with no seen cell, or a family that implements complete()",
-                "sample without given, or fit a family with exact conditionals",
-            )
-        )
-    x = encoded(batch).clone()
-    fresh = (~whole).nonzero()[:, 0]
-    x[fresh] = _ancestral(member, draws, batch.take(fresh), generator).to(x.dtype)
-    return x
+    completed = member.complete(batch, generator) if predictive.integrated else None
+    return _ancestral(member, draws, batch, generator) if completed is None else completed
 
 
 def _ancestral(member: Family, draws: Draws, batch: Batch, generator: torch.Generator) -> Tensor:
     """Whole rows (n, m) by running the model, each at its own draw of the globals."""
     n, m = batch.seen.shape
+    if member.closed_form and not draws:  # scored without draws: rows need some
+        seed = int(torch.randint(2**62, (), generator=generator))
+        draws = draw_globals(member, _DRAWS, seed)
     x = torch.zeros(n, m, dtype=batch.weight.dtype, device=batch.seen.device)
     choice = torch.randint(count_draws(draws), (n,), generator=generator)
     seed = int(torch.randint(2**62, (), generator=generator))
     with guarded(seed):
         for s, rows in _grouped(choice):
             rows = rows.to(x.device)
-            part = replace(batch.take(rows), x=None, key=None)
-            x[rows] = _generate(member, part, one_draw(draws, s)).to(x.dtype)
-    return x
-
-
-def _generate(member: Family, batch: Batch, values: dict[str, Tensor]) -> Tensor:
-    """The rows that the model generates, from its `observe` sites or what it returns."""
-    trace = traced(member.model, batch, values)
-    returned = trace.nodes["_RETURN"]["value"]
-    if not batch.sites and isinstance(returned, Tensor) and returned.shape == batch.seen.shape:
-        return returned
-    n, m = batch.seen.shape
-    x = batch.weight.new_zeros(n, m)
-    missing = set(range(m))
-    for name, columns in batch.sites.items():
-        value = trace.nodes[name]["value"].to(x.dtype)
-        x[:, list(columns)] = value.reshape(n, len(columns))
-        missing -= set(columns)
-    if missing:
-        raise FitError(
-            message(
-                f"a model of {type(member).__name__} that generates nothing for slots "
-                f"{sorted(missing)}",
-                "every modelled slot in some batch.observe call",
-                "observe all slots, or return the generated (n, m) rows",
-            )
-        )
+            x[rows] = generated(member, batch.take(rows), one_draw(draws, s)).to(x.dtype)
     return x

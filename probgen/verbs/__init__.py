@@ -4,11 +4,12 @@ from probgen.verbs.base import Extra, Unseen
 from probgen.verbs.generating import Generating
 from probgen.verbs.latents import Latents
 from probgen.verbs.oddity import Oddity
+from probgen.verbs.relations import Relations
 from probgen.verbs.scoring import Scoring
 from probgen.verbs.trust import Trust
 
 __all__ = ["Extra", "Unseen", "Verbs"]
 
 
-class Verbs(Oddity, Scoring, Generating, Latents, Trust):
+class Verbs(Oddity, Scoring, Generating, Relations, Latents, Trust):
     """The questions; `probgen.Density` adds fitting and scikit-learn's conventions."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
+import warnings
 from typing import Any, Literal
 
 import numpy as np
@@ -12,13 +13,13 @@ import torch
 
 from probgen import queries
 from probgen.batch import Batch
-from probgen.errors import SchemaError, message
+from probgen.errors import ApproximationError, ApproximationWarning, SchemaError, message
 from probgen.family import Family
 from probgen.queries import Predictive
 from probgen.schema import Schema
 from probgen.table import Encoded, decode
 
-__all__ = ["Asked", "Extra", "Unseen", "generator_of", "outside"]
+__all__ = ["Asked", "Extra", "Unseen", "doubt", "generator_of", "outside"]
 
 Unseen = Literal["error", "missing", "rare"]
 Extra = Literal["error", "ignore"]
@@ -51,11 +52,39 @@ class Asked:
     def _with_draws(self) -> Predictive:
         raise TypeError(f"{type(self).__name__} must define _with_draws")
 
-    def _draw(self, batch: Batch, generator: torch.Generator) -> np.ndarray:
-        return queries.sample(self._predictive(), batch, generator).cpu().numpy()
+    def _draw(self, batch: Batch, generator: torch.Generator, strict: bool = False) -> np.ndarray:
+        """Rows with their holes drawn; says so where the way to do it cannot be trusted."""
+        drawn = queries.draw(self._predictive(), batch, generator)
+        doubt(drawn.khat, strict, "conditional draws")
+        return drawn.x.cpu().numpy()
 
     def _decode(self, x: np.ndarray, index: pd.Index | None) -> pd.DataFrame:
         return decode(x, self.schema_, index)
+
+
+#: Pareto shape above which an importance estimate is not to be trusted
+WORST_SHAPE = 0.7
+
+
+def doubt(khat: torch.Tensor, strict: bool, what: str) -> None:
+    """Warn of rows whose importance weights are too uneven to trust; raise if `strict`.
+
+    References
+    ----------
+    Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto smoothed importance sampling.
+    """
+    bad = khat > WORST_SHAPE  # NaN where the answer is exact
+    if not bool(bad.any()):
+        return
+    text = message(
+        f"Pareto k-hat above {WORST_SHAPE} in {int(bad.sum())} of {len(khat)} row(s): {what} "
+        "may be off by more than their stated error",
+        "weights of importance sampling that are even enough",
+        "ask for fewer hidden cells at once, or fit a family with exact conditionals",
+    )
+    if strict:
+        raise ApproximationError(text)
+    warnings.warn(text, ApproximationWarning, stacklevel=4)
 
 
 def outside(value: torch.Tensor, encoded: Encoded) -> np.ndarray:

@@ -30,6 +30,7 @@ class Generating(Asked):
         n: int = 1,
         given: Given = None,
         random_state: int | None = None,
+        strict: bool = False,
         unseen: Literal["error", "missing"] = "error",
         extra: Extra = "error",
     ) -> pd.DataFrame:
@@ -43,6 +44,8 @@ class Generating(Asked):
             Cells that are held fixed.
         random_state : int, optional
             Seed; None draws afresh at each call.
+        strict : bool
+            Raise where conditional draws cannot be trusted, instead of warning.
         unseen : {"error", "missing"}
             What a level absent at fit means in `given`: an error, or a cell to be drawn.
         extra : {"error", "ignore"}
@@ -52,6 +55,18 @@ class Generating(Asked):
         -------
         data frame
             n rows on a RangeIndex, or m * n rows indexed (given index, draw).
+
+        Raises
+        ------
+        SchemaError
+            For impossible conditions.
+        ApproximationError
+            If `strict`, and the Pareto k-hat of some row is above 0.7.
+
+        Warns
+        -----
+        ApproximationWarning
+            The same without `strict`.
         """
         check_is_fitted(self)
         if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
@@ -82,7 +97,7 @@ class Generating(Asked):
             name = self.schema_.columns[slot.column].name
             if slot.reserved and name in frame.columns:  # foreign levels are drawn, not kept
                 drawn[name] = frame[name].where(known.seen[:, place])
-        table = self._decode(self._draw(batch.take(rows), generator), index)
+        table = self._decode(self._draw(batch.take(rows), generator, strict), index)
         kept = keep_seen(table, drawn.iloc[np.repeat(np.arange(len(frame)), int(n))])
         return with_dtypes(kept, table)
 

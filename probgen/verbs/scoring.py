@@ -13,7 +13,7 @@ from probgen.batch import Batch
 from probgen.door import Given, given_parts
 from probgen.errors import NotSupported, SchemaError, message
 from probgen.table import encode, to_frame
-from probgen.verbs.base import Asked, Extra, Unseen, outside
+from probgen.verbs.base import Asked, Extra, Unseen, doubt, outside
 
 __all__ = ["Scoring"]
 
@@ -28,6 +28,7 @@ class Scoring(Asked):
         interval: float | None = None,
         details: bool = False,
         posterior: bool = True,
+        strict: bool = False,
         unseen: Unseen = "error",
         extra: Extra = "error",
     ) -> pd.Series | pd.DataFrame:
@@ -49,6 +50,8 @@ class Scoring(Asked):
         posterior : bool
             False scores at one value of the parameters instead of averaging over their
             posterior.
+        strict : bool
+            Raise where an estimate cannot be trusted, instead of warning.
         unseen : {"error", "missing", "rare"}
             What a level absent at fit means: an error, a hole, or the predictive mass of
             one reserved level.
@@ -66,6 +69,13 @@ class Scoring(Asked):
             For foreign columns or levels, or a column on both sides.
         NotSupported
             If `interval` is asked of a family without posterior.
+        ApproximationError
+            If `strict`, and the Pareto k-hat of some row is above 0.7.
+
+        Warns
+        -----
+        ApproximationWarning
+            The same without `strict`.
         """
         check_is_fitted(self)
         asked = encode(table, self.schema_, unseen=unseen, extra=extra)
@@ -76,21 +86,22 @@ class Scoring(Asked):
         with torch.no_grad():
             estimate = queries.log_prob(predictive, batch)
             shift = self.schema_.log_det(queries.encoded(batch), batch.seen)
-            value, se = estimate.value.double() + shift, estimate.se
+            value = estimate.value.double() + shift
             given_batch = None
             if known is not None:
                 given_batch = self._batch(known, self._device)
                 below = queries.log_prob(predictive, given_batch)
                 base = self.schema_.log_det(queries.encoded(given_batch), given_batch.seen)
-                value = value - below.value - base
-                shift, se = shift - base, (se.square() + below.se.square()).sqrt()
+                value, shift = value - below.value - base, shift - base
+                estimate = estimate.over(below)
+        doubt(estimate.khat, strict, "log densities")
         numbers = {"log_prob": outside(value, asked)}
         if interval is not None:
             lower, upper = self._interval(batch, given_batch, interval)
             numbers["lower"] = outside(lower + shift, asked)
             numbers["upper"] = outside(upper + shift, asked)
         if details:
-            numbers |= {"se": se.cpu().numpy(), "ess": estimate.ess.cpu().numpy(),
+            numbers |= {"se": estimate.se.cpu().numpy(), "ess": estimate.ess.cpu().numpy(),
                         "khat": estimate.khat.cpu().numpy()}  # fmt: skip
         frame = pd.DataFrame(numbers, index=asked.index)
         if details:

@@ -1,0 +1,270 @@
+"""Draws of hidden cells given the seen ones, for pairs without closed-form conditionals.
+
+Candidates for the hidden cells are proposed and weighted by the density of the row; one is
+picked with probability proportional to its weight (sampling-importance-resampling, Rubin
+1988), and a few Metropolis steps that propose afresh from the same source move the pick
+towards the exact conditional. Candidates come, in this order, from
+
+- the family itself (`Family.propose`);
+- its row latents, drawn from the guide, and the cells that the model generates from them;
+- a companion density with exact conditionals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch import distributions as td
+
+from probgen.batch import Batch, row_keys
+from probgen.family import Draws, Family
+from probgen.queries.companion import proposals
+from probgen.queries.contraction import (
+    Plan,
+    label_log_probs,
+    row_log_weights,
+    row_sites,
+    survey,
+    traced,
+)
+from probgen.queries.density import TILED, chunks, companion_of, log_prob
+from probgen.queries.draws import Predictive, count_draws, encoded, one_draw, tile
+from probgen.queries.generation import generated
+from probgen.queries.noise import keyed_sample
+from probgen.queries.pareto import pareto_k
+from probgen.session import guarded
+
+__all__ = ["Drawn", "resample"]
+
+#: candidates of a row that are weighed at first, and that each Metropolis step adds
+#: (benchmarks/conditionals.py compares others)
+CANDIDATES, FRESH = 64, 16
+#: Metropolis steps
+STEPS = 4
+
+
+@dataclass
+class Drawn:
+    """Completed rows, and how far the way they were drawn can be trusted.
+
+    Attributes
+    ----------
+    x : Tensor (n, m)
+        Encoded rows without holes.
+    ess : Tensor (n,)
+        Effective number of the first candidates of a row; inf where the draw is exact.
+    khat : Tensor (n,)
+        Pareto shape of their weights (above 0.7: do not trust); NaN where it is exact.
+    method : str
+        "exact" or "resampling".
+    """
+
+    x: Tensor
+    ess: Tensor
+    khat: Tensor
+    method: str = "exact"
+
+    @classmethod
+    def exact(cls, x: Tensor) -> Drawn:
+        """Rows that were drawn exactly."""
+        one = torch.ones(len(x), dtype=torch.float64, device=x.device)
+        return cls(x, one * torch.inf, one * torch.nan)
+
+    def put(self, rows: Tensor, other: Drawn) -> None:
+        """Set some rows."""
+        self.x[rows] = other.x.to(self.x.dtype)
+        self.ess[rows], self.khat[rows] = other.ess, other.khat
+        if other.method != "exact":
+            self.method = other.method
+
+
+class _Candidates(NamedTuple):
+    x: Tensor  # (K, n, m)
+    log_weight: Tensor  # (K, n)
+
+
+#: `times` candidates for each row of a batch
+_Source = Callable[[Batch, int], _Candidates]
+
+
+def resample(predictive: Predictive, batch: Batch, generator: torch.Generator) -> Drawn:
+    """Hidden cells of rows that are seen in part, drawn given the seen ones.
+
+    Candidates are spread over the members and their draws of the globals, so that the
+    weights pick among these too.
+
+    Parameters
+    ----------
+    predictive : Predictive
+    batch : Batch of n rows
+    generator : torch.Generator
+        On the CPU; advanced.
+
+    Returns
+    -------
+    Drawn
+        Cost: 128 densities a row.
+
+    References
+    ----------
+    Rubin (1988), Using the SIR algorithm to simulate posterior distributions, Bayesian
+    Statistics 3. Andrieu, Doucet and Holenstein (2010), Particle Markov chain Monte Carlo
+    methods, JRSS B 72: the step that picks anew among the present row and fresh candidates.
+    """
+    source = _source(predictive, batch, generator)
+    parts = [
+        _resampled(source, batch.take(rows), generator)
+        for rows in chunks(len(batch), max(1, TILED // CANDIDATES))
+    ]
+    return Drawn(
+        torch.cat([part.x for part in parts]),
+        torch.cat([part.ess for part in parts]),
+        torch.cat([part.khat for part in parts]),
+        "resampling",
+    )
+
+
+def _resampled(source: _Source, batch: Batch, generator: torch.Generator) -> Drawn:
+    x, log_weight = source(batch, CANDIDATES)
+    share = _softmax(log_weight)
+    ess, khat = 1 / share.square().sum(0), _shapes(batch, log_weight)
+    now = _picked(x, log_weight, generator)
+    for _ in range(STEPS):
+        fresh = source(batch, FRESH)
+        both = torch.cat([now.x, fresh.x]), torch.cat([now.log_weight, fresh.log_weight])
+        now = _picked(*both, generator)
+    return Drawn(now.x[0], ess, khat)
+
+
+def _shapes(batch: Batch, log_weight: Tensor) -> Tensor:
+    """Pareto shape (n,) of the weights (K, n); rows that are equal pool theirs."""
+    _, group = row_keys(encoded(batch), batch.seen).unique(return_inverse=True)
+    if len(group) == int(group.max()) + 1:
+        return pareto_k(log_weight)
+    khat = torch.empty_like(log_weight[0])
+    for number in range(int(group.max()) + 1):
+        rows = (group == number).nonzero()[:, 0]
+        khat[rows] = pareto_k(log_weight[:, rows].reshape(-1, 1))
+    return khat
+
+
+def _softmax(log_weight: Tensor) -> Tensor:
+    """Shares of the weights; equal where all are 0."""
+    dead = log_weight.isneginf().all(0)
+    return torch.where(dead, torch.zeros_like(log_weight), log_weight).softmax(0)
+
+
+def _picked(x: Tensor, log_weight: Tensor, generator: torch.Generator) -> _Candidates:
+    """One candidate of each row, with probability proportional to its weight."""
+    steps = _softmax(log_weight).cumsum(0)
+    u = torch.rand(x.shape[1], generator=generator, dtype=torch.float64).to(steps.device)
+    choice = (u * steps[-1] >= steps[:-1]).sum(0)
+    rows = torch.arange(x.shape[1], device=x.device)
+    return _Candidates(x[choice, rows][None], log_weight[choice, rows][None])
+
+
+# --- where candidates come from ------------------------------------------------------------
+
+
+def _source(predictive: Predictive, batch: Batch, generator: torch.Generator) -> _Source:
+    ways = []
+    for member, draws in zip(predictive.members, predictive.draws, strict=True):
+        way = _own_way(member, draws, batch)
+        if way is None:
+            return _from_companion(predictive, generator)
+        ways += [_AtDraw(way, one_draw(draws, s)) for s in range(count_draws(draws))]
+    return lambda rows, times: _over_draws(ways, rows, times, generator)
+
+
+def _from_companion(predictive: Predictive, generator: torch.Generator) -> _Source:
+    companion = companion_of(predictive)
+
+    def proposed(rows: Batch, times: int) -> _Candidates:
+        found = proposals(companion, rows, times, generator)
+        return _Candidates(found.x, found.weights(log_prob(predictive, found.rows).value))
+
+    return proposed
+
+
+#: candidates of a tiled batch at one draw of the globals, by its noise keys
+_Way = Callable[[Batch, dict[str, Tensor], Tensor], tuple[Tensor, Tensor]]
+
+
+class _AtDraw(NamedTuple):
+    """A member's way at one draw of its globals."""
+
+    way: _Way
+    values: dict[str, Tensor]
+
+
+def _own_way(member: Family, draws: Draws, batch: Batch) -> _Way | None:
+    """How the family itself proposes: by `propose`, or through its row latents."""
+    values = one_draw(draws, 0)
+    with torch.no_grad(), guarded(0):
+        tiled, keys = tile(_rekeyed(batch.take(slice(0, 1)), torch.Generator()), 1)
+        if member.propose(tiled, values, keys) is not None:
+            return lambda rows, at, noise: _require(member.propose(rows, at, noise))
+        if member.holes == "refuse":
+            return None
+        plan = survey(member, batch, values)
+    if not (plan.sampled or plan.enumerated):
+        return None
+    return lambda rows, at, noise: _through_latents(member, rows, at, noise, plan)
+
+
+def _require(found: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+    assert found is not None  # noqa: S101 - asked once before
+    return found
+
+
+def _rekeyed(batch: Batch, generator: torch.Generator) -> Batch:
+    """The rows with keys of their own: equal rows are drawn independently."""
+    key = torch.randint(2**62, (len(batch),), generator=generator)
+    return replace(batch, key=key.to(batch.seen.device))
+
+
+def _over_draws(
+    ways: list[_AtDraw], batch: Batch, times: int, generator: torch.Generator
+) -> _Candidates:
+    """Candidates spread evenly over members and draws: the weights pick among these."""
+    batch = _rekeyed(batch, generator)
+    used = torch.randperm(len(ways), generator=generator)[:times].tolist()
+    shares = [times // len(used) + (i < times % len(used)) for i in range(len(used))]
+    x, log_weight, first = [], [], 0
+    with torch.no_grad(), guarded(int(torch.randint(2**62, (), generator=generator))):
+        for s, share in zip(used, shares, strict=True):
+            tiled, keys = tile(batch, share, first)
+            found, weight = ways[s].way(tiled, ways[s].values, keys)
+            x.append(torch.where(tiled.seen, encoded(tiled), found.to(encoded(tiled).dtype)))
+            log_weight.append(weight.double())
+            first += share
+    n = len(batch)
+    return _Candidates(
+        torch.cat(x).unflatten(0, (-1, n)), torch.cat(log_weight).unflatten(0, (-1, n))
+    )
+
+
+def _through_latents(
+    member: Family, batch: Batch, values: dict[str, Tensor], keys: Tensor, plan: Plan
+) -> tuple[Tensor, Tensor]:
+    """Row latents given the seen cells, and the rows that the model generates from them."""
+    single = len(plan.enumerated) == 1
+    if not single:  # several labels are not drawn jointly: the model proposes them
+        prior = plan.prior | plan.enumerated
+        plan = replace(plan, enumerated=frozenset(), prior=prior)
+    log_weight = row_log_weights(member, batch, values, keys, plan)
+    fixed = dict(values)
+    if plan.proposed:
+        guide = row_sites(traced(member.guide, batch, values, keys), observed=False)
+        fixed |= {name: site["value"] for name, site in guide.items()}
+    if single:
+        [(name, log_p)] = label_log_probs(member, batch, values, keys, plan).items()
+        fixed[name] = keyed_sample(td.Categorical(logits=log_p), keys, name)
+    if plan.prior:
+        model = row_sites(traced(member.model, batch, fixed, keys), observed=False)
+        fixed |= {name: site["value"] for name, site in model.items() if name in plan.prior}
+    return generated(member, batch, fixed, keys), log_weight

@@ -1,0 +1,172 @@
+"""Log densities by draw of the globals, and the posterior intervals made of them."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from probgen.batch import Batch
+from probgen.errors import NotSupported, SchemaError, message
+from probgen.family import Draws, Family
+from probgen.queries.companion import keyed_proposals
+from probgen.queries.density import (
+    TILED,
+    WIDE,
+    chunks,
+    companion_of,
+    cost_of,
+    hole_rows,
+    log_weights,
+    no_rows,
+)
+from probgen.queries.draws import Predictive, count_draws, keyed, log_mean_exp
+from probgen.queries.holes import holes, slots_of
+
+__all__ = ["interval", "log_prob_draws"]
+
+
+def log_prob_draws(predictive: Predictive, batch: Batch, *, particles: int = 512) -> Tensor:
+    """Log density of each row at each draw of the globals.
+
+    Parameters
+    ----------
+    predictive : Predictive
+    batch : Batch of n rows
+    particles : int
+        Importance draws a row and draw of the globals, where the pair has row latents.
+
+    Returns
+    -------
+    Tensor (S, n)
+        S counts the draws of all members, member by member. Memory is S * n numbers: pass
+        rows in pieces, or use `interval`.
+    """
+    if any(member.holes == "refuse" for member in predictive.members):
+        hidden = holes(batch, slots_of(predictive.members[0])).any(1)
+        if bool(hidden.any()):
+            return _with_holes(predictive, batch, hidden, particles)
+    return _seen(predictive, batch, particles)
+
+
+def _with_holes(predictive: Predictive, batch: Batch, hidden: Tensor, particles: int) -> Tensor:
+    """Members that score whole rows only: hidden cells are proposed, the same for all draws."""
+    batch, count = keyed(batch), len(predictive)
+    companion = companion_of(predictive)
+    out = batch.weight.new_zeros(count, len(batch), dtype=torch.float64)
+    whole, part = hole_rows(batch, hidden)
+    if len(whole):
+        out[:, whole] = _seen(predictive, batch.take(whole), particles).double()
+    for rows in part.split(max(1, TILED // particles)) if len(part) else ():
+        proposed = keyed_proposals(companion, batch.take(rows), particles)
+        weights = proposed.weights(_seen(predictive, proposed.rows, particles))
+        out[:, rows] = log_mean_exp(weights, 1)
+    return out
+
+
+def _seen(predictive: Predictive, batch: Batch, particles: int) -> Tensor:
+    """By the members' own ways, (S, n)."""
+    parts = []
+    first = 0
+    for member, draws in zip(predictive.members, predictive.draws, strict=True):
+        value = _closed_form_draws(member, draws, batch)
+        if value is None:
+            value = _through_pair_draws(member, draws, batch, particles, first)
+        parts.append(value)
+        first += particles * count_draws(draws)
+    return torch.cat(parts)
+
+
+def _closed_form_draws(member: Family, draws: Draws, batch: Batch) -> Tensor | None:
+    values = []
+    count = count_draws(draws)
+    with torch.no_grad():
+        for rows in chunks(len(batch), max(64, WIDE // (cost_of(member, batch) * count))):
+            part = batch.take(rows)
+            value = member.exact_log_prob(part, draws or None)
+            if value is None:
+                return None
+            values.append(value if draws else value[None])
+    return torch.cat(values, 1) if values else no_rows(batch).expand(count, 0)
+
+
+def _through_pair_draws(
+    member: Family, draws: Draws, batch: Batch, particles: int, first: int
+) -> Tensor:
+    def average(_sampled: bool, weights: Tensor) -> Tensor:
+        return log_mean_exp(weights, 1)
+
+    values = log_weights(member, draws, batch, particles, first, average)
+    return torch.cat(values, 1) if values else no_rows(batch).expand(count_draws(draws), 0)
+
+
+def interval(
+    predictive: Predictive,
+    batch: Batch,
+    level: float,
+    given: Batch | None = None,
+    *,
+    particles: int = 512,
+    rows: int = 4096,
+) -> tuple[Tensor, Tensor]:
+    """Equal-tailed posterior interval of log p(x given t), or of log p(x | y, given t).
+
+    Parameters
+    ----------
+    predictive : Predictive
+        Of at least two draws.
+    batch : Batch of n rows
+    level : float
+        Posterior probability inside, in (0, 1).
+    given : Batch of n rows, optional
+        The same rows with only the conditioning cells seen: the interval is then of
+        ``log p(x | t) - log p(given | t)``.
+    particles : int
+        As in `log_prob_draws`.
+    rows : int
+        Rows worked on at once; memory is rows * S numbers.
+
+    Returns
+    -------
+    lower, upper : Tensor (n,)
+        Nats, encoded units. The predictive log density may lie outside.
+
+    Raises
+    ------
+    SchemaError
+        If level is not inside (0, 1).
+    NotSupported
+        If there is a single draw: a point has no interval.
+    """
+    if not 0 < level < 1:
+        raise SchemaError(
+            message(f"interval = {level}", "a probability in (0, 1)", "pass 0.9, for example")
+        )
+    if len(predictive) < 2:
+        raise NotSupported(
+            message(
+                "a model with a single draw of its parameters",
+                "several draws for an interval",
+                "fit a family with priors, or with several restarts",
+            )
+        )
+    lower, upper = [], []
+    for piece in chunks(len(batch), rows):
+        values = log_prob_draws(predictive, batch.take(piece), particles=particles)
+        if given is not None:
+            values = values - log_prob_draws(predictive, given.take(piece), particles=particles)
+        values = values.sort(0).values
+        lower.append(_quantile(values, (1 - level) / 2))
+        upper.append(_quantile(values, (1 + level) / 2))
+    if not lower:
+        return no_rows(batch), no_rows(batch)
+    return torch.cat(lower), torch.cat(upper)
+
+
+def _quantile(values: Tensor, q: float) -> Tensor:
+    """Linear between order statistics of sorted values (S, n); right also at -inf."""
+    place = q * (len(values) - 1)
+    below, above = values[math.floor(place)], values[math.ceil(place)]
+    between = torch.lerp(below, above, place - math.floor(place))
+    return torch.where((below == above) | below.isinf(), below, between)
