@@ -19,7 +19,8 @@ from probgen.table import Encoded, encode, to_frame
 __all__ = [
     "Given", "check_settings", "check_weight", "count_distinct", "fit_frame", "given_parts",
     "given_rows",
-    "hide_reserved", "require_context", "require_rows", "require_two_weights", "score_frame", "warn_of_structure", "weighted_rows",
+    "hide_reserved", "require_context", "require_rows", "require_two_weights", "score_frame",
+    "warn_of_structure", "weighted_rows",
 ]  # fmt: skip
 
 Given: TypeAlias = Mapping[Any, Any] | pd.DataFrame | str | None

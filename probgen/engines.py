@@ -45,9 +45,10 @@ class Engine:
 def choose_engine(family: Family, batch: Batch, steps: int, training: Training) -> Engine:
     """The engine for a pair: a deterministic rule on what the sites need and on sizes.
 
-    A loss of the family's own comes first. Pathwise pairs take the lean messenger; pairs with score-function or enumerated sites
-    Pyro's estimators. Engines that trace and compile the step (worth it from some number
-    of `steps` on) are added to this function and to nothing else.
+    A loss of the family's own comes first. Pathwise pairs take the lean messenger; pairs with
+    score-function or enumerated sites Pyro's estimators. Engines that trace and compile the
+    step (worth it from some number of `steps` on) are added to this function and to nothing
+    else.
 
     Raises
     ------

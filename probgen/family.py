@@ -105,32 +105,6 @@ class Family(nn.Module):
         """One row on which the pair shows the sites that it has on some row of the batch."""
         return batch.take(slice(0, 1))
 
-    def propose(
-        self, batch: Batch, values: dict[str, Tensor], keys: Tensor
-    ) -> tuple[Tensor, Tensor] | None:
-        """Rows with their unseen cells drawn by the family's own proposal, and their weights.
-
-        Parameters
-        ----------
-        batch : Batch of n rows
-            Already tiled: particles of one row are rows of the batch (`queries.draws.tile`).
-        values : dict
-            One draw of the global latents.
-        keys : Tensor (n,) of int64
-            Keys of the noise, one a row.
-
-        Returns
-        -------
-        x : Tensor (n, m)
-            Encoded rows, seen cells as they were.
-        log_weight : Tensor (n,)
-            exp of it is an unbiased estimate of ``p(x_seen | globals)``, nats, encoded units;
-            resampling by it gives draws of the unseen cells given the seen ones.
-
-        None, the default: the family has no proposal of its own.
-        """
-        return None
-
     def draw_globals(self, count: int, generator: torch.Generator) -> Draws | None:
         """`count` posterior draws of the global latents; None: trace the guide."""
         return None

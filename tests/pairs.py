@@ -91,7 +91,7 @@ def hierarchical_table() -> pd.DataFrame:
 
 
 def zero_inflated(batch):
-    """Visits to a doctor: some never go, the others by a rate that depends on a chronic illness."""
+    """Visits to a doctor: some never go, the others by a rate that a chronic illness changes."""
     never = pyro.param("never", torch.tensor(0.5), constraint=constraints.unit_interval)
     ill = pyro.param("ill", torch.tensor(0.5), constraint=constraints.unit_interval)
     rate = pyro.param("rate", torch.ones(2), constraint=POSITIVE)

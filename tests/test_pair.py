@@ -260,9 +260,9 @@ def test_atoms_of_a_schema_are_shown_as_values():
         arg_constraints: dict = {}
         support = constraints.nonnegative
 
-        def __init__(self, gate, loc, shape=torch.Size()):
+        def __init__(self, gate, loc, shape=()):
             self.gate, self.loc = gate, loc
-            super().__init__(shape, validate_args=False)
+            super().__init__(torch.Size(shape), validate_args=False)
 
         def expand(self, shape, _instance=None):
             return Hurdle(self.gate, self.loc, torch.Size(shape))
@@ -271,7 +271,7 @@ def test_atoms_of_a_schema_are_shown_as_values():
             body = dist.LogNormal(self.loc, 0.5).log_prob(value.clamp_min(1e-30))
             return torch.where(value == 0, self.gate.log(), (1 - self.gate).log() + body)
 
-        def sample(self, shape=torch.Size()):
+        def sample(self, shape=()):
             shape = torch.Size(shape) + self.batch_shape
             body = dist.LogNormal(self.loc, 0.5).sample(shape)
             return torch.where(torch.rand(shape) < self.gate, 0.0, body)

@@ -11,8 +11,6 @@ import torch
 from pyro import poutine
 
 import probgen as pg
-from probgen.batch import Batch
-from probgen.testing import BrokenPromise, check_family
 from tests import pairs
 from tests.pairs import fit
 

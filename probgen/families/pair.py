@@ -13,7 +13,7 @@ import math
 import types
 from collections.abc import Callable, Hashable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pyro.poutine.trace_struct import Trace
@@ -57,8 +57,8 @@ class UserPair(Family):
     functions are.
     """
 
-    density = "estimate"
-    holes = "latent"
+    density: Literal["exact", "bound", "estimate", "none"] = "estimate"
+    holes: Literal["exact", "latent", "masked", "refuse"] = "latent"
     coherent = False
     takes_context = True
 
@@ -294,7 +294,8 @@ class UserPair(Family):
         with torch.no_grad(), self.store.starting():
             self.model(batch)
             self.guide(batch)
-        warm_start(self, batch, generator)
+            plan = survey(self, batch, self._one_global(self.typical(batch)))
+        warm_start(self, plan, batch, generator)
 
     def _look(self, batch: Batch) -> None:
         """Run the model on real rows, those with holes first, and hold it to the rules."""
@@ -345,7 +346,8 @@ class UserPair(Family):
             plan = Plan(frozenset(guide), frozenset(), frozenset(), 1)
             sites = row_sites(traced(run, batch, given, keys), observed=False)
             plan = replace(plan, prior=frozenset(set(sites) - set(guide)))
-            log_weight = row_log_weights(_Filled(self), batch, given, keys, plan)
+            filled: Any = _Filled(self)  # the part of a family that is run here
+            log_weight = row_log_weights(filled, batch, given, keys, plan)
             x = torch.where(batch.seen, _values(batch), self._rows(columns).to(_values(batch)))
         return x, log_weight
 
@@ -384,7 +386,7 @@ def _repeated(batch: Batch, times: int) -> Batch:
 def _check_global(name: str, support: Any, first: Any) -> None:
     if support.is_discrete:
         raise NotSupported(message(
-            f"a discrete global latent {name!r}", "continuous globals, which a normal guide covers",
+            f"a discrete global latent {name!r}", "continuous globals",
             "sum it out, or give a guide of your own with a site of that name",
         ))  # fmt: skip
     if _bounds(support) != _bounds(first):

@@ -65,18 +65,27 @@ def _check_column(
 ) -> None:
     if "_deterministic" in site["infer"]:
         if f"{column}_observed" not in sites:
-            _raise(f"column {column!r} as pyro.deterministic", "a distribution: a column that is "
-                   "certain has no density", "drop the column, or give it a pyro.sample site")
+            _raise(
+                f"column {column!r} as pyro.deterministic",
+                "a distribution: a column that is certain has no density",
+                "drop the column, or give it a pyro.sample site",
+            )
         return
     if not in_rows(site):
-        _raise(f"site {name!r} of a column outside the rows plate",
-               "sites of columns inside `with batch.rows():`", "move it inside")
+        _raise(
+            f"site {name!r} of a column outside the rows plate",
+            "sites of columns inside `with batch.rows():`",
+            "move it inside",
+        )
     if name.endswith("_unobserved"):
         return
     generating = columns.view.generating
     if not generating and not site["is_observed"]:
-        _raise(f"site {name!r} without obs", f"obs=batch[{column!r}]",
-               f"write pyro.sample({name!r}, ..., obs=batch[{column!r}])")
+        _raise(
+            f"site {name!r} without obs",
+            f"obs=batch[{column!r}]",
+            f"write pyro.sample({name!r}, ..., obs=batch[{column!r}])",
+        )
     _check_shape(column, site, len(columns.view))
     if not generating:
         _check_value(column, columns)
@@ -97,14 +106,17 @@ def _check_shape(column: str, site: Any, n: int) -> None:
 def _check_value(column: str, columns: Columns) -> None:
     given, wanted = columns.given[column], columns.view[column]
     same = given is wanted or (
-        given.shape == wanted.shape
+        wanted is not None
+        and given.shape == wanted.shape
         and torch.equal(given.double().nan_to_num(), wanted.double().nan_to_num())
     )
     if not same:
-        _raise(f"site {column!r} with obs that is not batch[{column!r}]",
-               "the column itself, in the table's own units",
-               "observe the column, and put a change of scale into the distribution, such as "
-               "LogNormal or a TransformedDistribution")
+        _raise(
+            f"site {column!r} with obs that is not batch[{column!r}]",
+            "the column itself, in the table's own units",
+            "observe the column, and put a change of scale into the distribution, such as "
+            "LogNormal or a TransformedDistribution",
+        )
 
 
 def _refuse_factor(name: str) -> NoReturn:
@@ -131,15 +143,24 @@ def check_guide(trace: Trace, model: Trace, columns: Columns) -> None:
         if site["is_observed"] and "_deterministic" not in site["infer"]:
             _raise(f"observed site {name!r} in the guide", "latent sites only", "drop its obs")
         if name in columns.modelled:
-            _raise(f"column {name!r} as a site of the guide", "guides over latents",
-                   "remove it: an unseen cell is proposed from the model, or through "
-                   f"obs_mask= at a guide site {name + '_unobserved'!r}")
+            _raise(
+                f"column {name!r} as a site of the guide",
+                "guides over latents",
+                "remove it: an unseen cell is proposed from the model, or through "
+                f"obs_mask= at a guide site {name + '_unobserved'!r}",
+            )
         if name not in model.nodes and "_deterministic" not in site["infer"]:
-            _raise(f"site {name!r} in the guide that the model lacks",
-                   f"sites of the model, {_latents(model)}", "correct its name")
+            _raise(
+                f"site {name!r} in the guide that the model lacks",
+                f"sites of the model, {_latents(model)}",
+                "correct its name",
+            )
         if name in model.nodes and in_rows(site) != in_rows(model.nodes[name]):
-            _raise(f"site {name!r} inside the rows plate in one of model and guide only",
-                   "the same plate in both", "move it")
+            _raise(
+                f"site {name!r} inside the rows plate in one of model and guide only",
+                "the same plate in both",
+                "move it",
+            )
 
 
 def _latents(trace: Trace) -> list[str]:
@@ -171,7 +192,11 @@ def explained(error: Exception, view: Any, which: str) -> Exception | None:
             f"a PyroModule that the {which} closes over", "modules that the pair can copy",
             "pass the PyroModule itself as model, or make it a part of the one passed",
         ))  # fmt: skip
-    if view.holed and re.search("ind(ex|ices)", text) and isinstance(error, IndexError | TypeError):
+    if (
+        view.holed
+        and re.search("ind(ex|ices)", text)
+        and isinstance(error, IndexError | TypeError)
+    ):
         return SchemaError(message(
             f"{type(error).__name__} in the {which} ({text}{where}): codes of a column with "
             "unseen cells are float64 with NaN", "whole codes for an index",

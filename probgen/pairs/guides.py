@@ -41,7 +41,9 @@ class GlobalGuide(nn.Module):
         sites in order.
     """
 
-    def __init__(self, draws: dict[str, Tensor], supports: dict[str, Any], kind: GuideKind) -> None:
+    def __init__(
+        self, draws: dict[str, Tensor], supports: dict[str, Any], kind: GuideKind
+    ) -> None:
         super().__init__()
         self.names, self.kind = list(draws), kind
         self.transforms = {name: biject_to(support) for name, support in supports.items()}

@@ -10,7 +10,7 @@ row), the globals in the spread of their guide.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,11 +18,10 @@ from scipy.optimize import minimize
 from torch import Tensor, nn
 
 from probgen.batch import Batch
-from probgen.queries.contraction import Plan, survey
+from probgen.pairs.guides import GlobalGuide
+from probgen.pairs.store import Store
+from probgen.queries.contraction import Plan
 from probgen.session import noise
-
-if TYPE_CHECKING:
-    from probgen.families.pair import UserPair
 
 __all__ = ["warm_start"]
 
@@ -40,7 +39,21 @@ FAR = 1e100
 GROUPS = 24
 
 
-def warm_start(pair: UserPair, batch: Batch, generator: torch.Generator) -> None:
+class Trained(Protocol):
+    """What the search needs of a pair."""
+
+    store: Store
+    global_guide: GlobalGuide | None
+    particles: int
+
+    def bound(
+        self, batch: Batch, plan: Plan, particles: int, given: dict[str, Tensor] | None = None
+    ) -> Tensor:
+        """The loss, nats a row."""
+        ...
+
+
+def warm_start(pair: Trained, plan: Plan, batch: Batch, generator: torch.Generator) -> None:
     """Move the parameters of a pair near their best values, and set their units.
 
     Networks keep their initial weights: a quasi-Newton search on few rows would overfit them.
@@ -53,8 +66,6 @@ def warm_start(pair: UserPair, batch: Batch, generator: torch.Generator) -> None
     if not parameters:
         return
     few = _some(batch, generator)
-    with torch.no_grad():
-        plan = survey(pair, few, pair._one_global(pair.typical(few)))
     target = _Target(pair, plan, generator)
     for _ in range(ROUNDS):
         gain = _search(target, few, parameters)
@@ -72,7 +83,7 @@ class _Target:
     are draws enough: a normal posterior then gives the guide its exact optimum.
     """
 
-    def __init__(self, pair: UserPair, plan: Plan, generator: torch.Generator) -> None:
+    def __init__(self, pair: Trained, plan: Plan, generator: torch.Generator) -> None:
         self.pair, self.plan = pair, plan
         self.seeds, self.signs = [], None
         count = DRAWS if plan.sampled else 1

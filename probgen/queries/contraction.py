@@ -349,9 +349,7 @@ class Weighed:
     globals: Tensor
 
 
-def weighed(
-    family: Family, batch: Batch, plan: Plan, given: _Values | None = None
-) -> Weighed:
+def weighed(family: Family, batch: Batch, plan: Plan, given: _Values | None = None) -> Weighed:
     """The terms of a bound on the log density of rows, from torch's random state.
 
     `given` are values of the globals to take instead of draws; gradients go through them.

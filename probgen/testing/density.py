@@ -91,7 +91,7 @@ def columns_are_known_by_name(subject: Subject) -> None:
     need((scores(model, table[table.columns[::-1]]) == whole).all(), "another column order")
     if subject.family.holes == "refuse":
         return
-    modelled = subject.modelled(table)
+    modelled = [str(name) for name in subject.modelled(table)]
     last = modelled[-1]
     hidden = table.assign(**{last: table[last].astype(object)})
     hidden[last] = None

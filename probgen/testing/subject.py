@@ -104,8 +104,7 @@ class Subject:
         rows = np.random.default_rng(random_state).integers(len(self.table()), size=n)
         context = self.table()[self.given].iloc[rows].reset_index(drop=True)
         drawn = model.sample(1, given=context, random_state=random_state)
-        drawn = drawn[self.modelled(self.table())].reset_index(drop=True)
-        return pd.concat([context, drawn], axis=1)[list(self.table().columns)]
+        return drawn.reset_index(drop=True)
 
     def table(self, name: str = "mixed") -> pd.DataFrame:
         """A contract table by name; a new frame at each call."""

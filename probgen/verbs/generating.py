@@ -98,8 +98,13 @@ class Generating(Asked):
             if slot.reserved and name in frame.columns:  # foreign levels are drawn, not kept
                 drawn[name] = frame[name].where(known.seen[:, place])
         table = self._decode(self._draw(batch.take(rows), generator, strict), index)
-        kept = keep_seen(table, drawn.iloc[np.repeat(np.arange(len(frame)), int(n))])
-        return with_dtypes(kept, table)
+        known_cells = drawn.iloc[np.repeat(np.arange(len(frame)), int(n))]
+        found = with_dtypes(keep_seen(table, known_cells), table)
+        for place, column in enumerate(self.schema_.columns):  # conditioned on, never drawn
+            if column.role == "context" and column.name in known_cells:
+                value = known_cells[column.name].set_axis(found.index)
+                found.insert(min(place, found.shape[1]), column.name, value)
+        return found
 
     def impute(
         self,

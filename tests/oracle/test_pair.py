@@ -61,7 +61,12 @@ def test_a_multivariate_guide_has_the_correlations():
     table = pd.DataFrame({"x": x, "y": 1 + 0.5 * x + rng.normal(size=100)})
     design = np.column_stack([np.ones(100), x])
     cov = np.linalg.inv(design.T @ design + 1e-4 * np.eye(2))
-    settings = {"globals_guide": "multivariate", "max_epochs": 1500, "draws": 2000, "patience": 100}
+    settings = {
+        "globals_guide": "multivariate",
+        "max_epochs": 1500,
+        "draws": 2000,
+        "patience": 100,
+    }
     model = fit(table, correlated, given=["x"], learning_rate=0.02, **settings)
     draws = model._with_draws.draws[0]
     both = np.column_stack([draws["a"].numpy(), draws["b"].numpy()[:, 0]])
@@ -243,7 +248,10 @@ def test_discrete_row_latents_that_are_not_enumerated_learn_by_their_score(count
     value = counts["count"].to_numpy()
 
     def log_p(share, low, high):
-        both = [np.log(1 - share) + poisson(low).logpmf(value), np.log(share) + poisson(high).logpmf(value)]
+        both = [
+            np.log(1 - share) + poisson(low).logpmf(value),
+            np.log(share) + poisson(high).logpmf(value),
+        ]
         return np.logaddexp(*both).mean()
 
     def loss(v):
