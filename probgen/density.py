@@ -163,7 +163,8 @@ class Density(Verbs, DensityMixin, BaseEstimator):
         encoded = encode(frame, schema, jitter=jitter)
         require_rows(encoded)
         self._check(encoded)
-        warn_of_structure(encoded, schema)
+        if not schema.context_slots:  # what is conditioned on tells rows apart
+            warn_of_structure(encoded, schema)
         device = resolve_device(self.device)
         batch = self._batch(encoded, device, weight, schema)
         held = None

@@ -240,7 +240,7 @@ class Pair(Density):
     model: Program
     guide: Program | None = None
     globals_guide: Literal["normal", "multivariate"] = "normal"
-    particles: int = 8
+    particles: int = 16
     learning_rate: float = 1e-2
     batch_size: int | None = None
     precision: Literal["float64", "float32"] = "float64"

@@ -261,9 +261,9 @@ class Schema:
     def native(self) -> Schema:
         """The same columns with every real-like one encoded as it is, in table units.
 
-        For models that state densities in table units themselves: `log_det` is then 0. Kinds,
-        bounds, atoms and grids stay, and so does `measure`. A constant column becomes a
-        modelled one, since such a model says itself what varies.
+        For models that state densities in table units: `log_det` is then 0. The measure of
+        modelled columns stays; a constant column becomes a modelled one, and a numeric context
+        column real, since no density is asked of it.
 
         Examples
         --------
@@ -395,6 +395,10 @@ class Schema:
 def _native(column: Column) -> Column:
     if column.role == "constant":
         column = replace(column, role="modelled", constant=None)
+    if column.role == "context" and not column.labelled and column.kind != "date":
+        # what is only conditioned on may be any number
+        plain = dict.fromkeys(("lower", "upper", "grid", "native"))
+        column = replace(column, kind="real", atoms=(), **plain)
     if not column.real_like or column.native:
         return column
     return replace(column, loc=0.0, scale=1.0, native=(column.loc, column.scale))

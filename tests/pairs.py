@@ -91,23 +91,23 @@ def hierarchical_table() -> pd.DataFrame:
 
 
 def zero_inflated(batch):
-    """Visits to a doctor: some never go, the others by a rate that a chronic illness changes."""
-    never = pyro.param("never", torch.tensor(0.5), constraint=constraints.unit_interval)
-    ill = pyro.param("ill", torch.tensor(0.5), constraint=constraints.unit_interval)
+    """Ink in a cell: blank by a chance of its own, else a rate that a loop in the digit changes."""
+    blank = pyro.param("blank", torch.tensor(0.5), constraint=constraints.unit_interval)
+    share = pyro.param("share", torch.tensor(0.5), constraint=constraints.unit_interval)
     rate = pyro.param("rate", torch.ones(2), constraint=POSITIVE)
     with batch.rows():
-        chronic = pyro.sample("chronic", dist.Bernoulli(ill), obs=batch["chronic"])
-        visits = dist.ZeroInflatedPoisson(rate[chronic.long()], gate=never)
-        pyro.sample("visits", visits, obs=batch["visits"])
+        loop = pyro.sample("loop", dist.Bernoulli(share), obs=batch["loop"])
+        ink = dist.ZeroInflatedPoisson(rate[loop.long()], gate=blank)
+        pyro.sample("ink", ink, obs=batch["ink"])
 
 
 def zero_inflated_table(n: int = 300) -> pd.DataFrame:
     rng = np.random.default_rng(1)
-    chronic = rng.random(n) < 0.3
-    visits = np.where(rng.random(n) < 0.4, 0, rng.poisson(np.where(chronic, 6.0, 2.0)))
-    table = pd.DataFrame({"chronic": chronic, "visits": visits})
-    return table.astype({"visits": "Int64", "chronic": "boolean"}).mask(
-        pd.DataFrame({"chronic": np.arange(n) % 9 == 4, "visits": np.arange(n) % 13 == 5})
+    loop = rng.random(n) < 0.3
+    ink = np.where(rng.random(n) < 0.4, 0, rng.poisson(np.where(loop, 6.0, 2.0)))
+    table = pd.DataFrame({"loop": loop, "ink": ink})
+    return table.astype({"ink": "Int64", "loop": "boolean"}).mask(
+        pd.DataFrame({"loop": np.arange(n) % 9 == 4, "ink": np.arange(n) % 13 == 5})
     )
 
 

@@ -68,7 +68,7 @@ class UserPair(Family):
         model: Program,
         guide: Program | None = None,
         globals_guide: GuideKind = "normal",
-        particles: int = 8,
+        particles: int = 16,
         reset: bool = False,
     ) -> None:
         super().__init__(schema)

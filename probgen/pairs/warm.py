@@ -33,6 +33,8 @@ DRAWS = 3
 STEPS = 40
 #: searches, each in the units that the one before found, and the gain (nats a row) of the last
 ROUNDS, ENOUGH = 5, 1e-3
+#: globals up to which a multivariate guide starts from the curvature of the posterior
+WIDEST = 100
 #: stands for a loss that is not finite
 FAR = 1e100
 #: groups of rows by which the information of a row is estimated
@@ -74,6 +76,8 @@ def warm_start(pair: Trained, plan: Plan, batch: Batch, generator: torch.Generat
         _measure(target, few)
         if gain < ENOUGH:
             break
+    if guide is not None and guide.kind == "multivariate" and guide.loc.numel() <= WIDEST:
+        _curve(target, few)
 
 
 class _Target:
@@ -105,6 +109,12 @@ class _Target:
             with noise(seed):
                 terms.append(pair.bound(batch, self.plan, particles, given))
         return torch.stack(terms).mean()
+
+    def at(self, batch: Batch, given: dict[str, Tensor]) -> Tensor:
+        """The loss at some values of the globals."""
+        with noise(self.seeds[0]):
+            particles = self.pair.particles if self.plan.sampled else 1
+            return self.pair.bound(batch, self.plan, particles, given)
 
 
 def _signs(size: int, generator: torch.Generator) -> Tensor:
@@ -190,3 +200,33 @@ def _measure(target: _Target, batch: Batch) -> None:
         unit = getattr(pair.store.unit, key) * spread.rsqrt()
         known = unit.isfinite() & (unit > 1e-12) & (unit < 1e12)
         pair.store.rescale(key, torch.where(known, unit, getattr(pair.store.unit, key)))
+
+
+def _curve(target: _Target, batch: Batch) -> None:
+    """The covariance of a multivariate guide from the curvature at its location (Laplace).
+
+    By central differences of gradients, one standard deviation of the guide apart: twice as
+    many evaluations as there are globals.
+    """
+    guide = target.pair.global_guide
+    assert guide is not None  # the caller looked
+    size = guide.loc.numel()
+
+    def slope(noise_: Tensor) -> Tensor:
+        at = noise_.requires_grad_()
+        loss = target.at(batch, guide.at(at)) * batch.total
+        [found] = torch.autograd.grad(loss, at)
+        return found
+
+    eye = torch.eye(size, dtype=guide.loc.dtype, device=guide.loc.device)
+    rows = [(slope(step.clone()) - slope(-step)) / 2 for step in eye]
+    half = torch.stack(rows)
+    # the loss holds + log q, whose curvature in these units is that of a standard normal
+    curvature = (half + half.T) / 2 + eye
+    root, wrong = torch.linalg.cholesky_ex(curvature)
+    if bool(wrong) or not bool(root.isfinite().all()):
+        return
+    lower = torch.linalg.cholesky(torch.cholesky_inverse(root))
+    with torch.no_grad():
+        guide.log_scale.copy_(lower.diagonal().log())
+        guide.lower.copy_(lower.tril(-1))

@@ -109,7 +109,7 @@ def test_marginals_of_a_chain_with_holes():
 
 
 def test_training_with_holes_reaches_the_exact_likelihood():
-    """EM would; the importance-weighted bound with 8 particles comes within 0.01 nats a row."""
+    """EM would; the importance-weighted bound with 16 particles comes within 0.01 nats a row."""
     table = pairs.chain_table(300)
     model = fit(table, pairs.chain, max_epochs=200)
     rows = table.to_numpy()
@@ -192,22 +192,22 @@ def test_a_zero_inflated_count():
     model = fit(table, pairs.zero_inflated, max_epochs=100)
     p = model.params_
 
-    def joint(ill, visits):
+    def joint(ill, ink):
         rate = p["rate"][ill]
-        zero = np.log(p["never"] + (1 - p["never"]) * np.exp(-rate))
-        other = np.log1p(-p["never"]) + poisson(rate).logpmf(np.maximum(visits, 1))
-        return np.log(np.where(ill, p["ill"], 1 - p["ill"])), np.where(visits == 0, zero, other)
+        zero = np.log(p["blank"] + (1 - p["blank"]) * np.exp(-rate))
+        other = np.log1p(-p["blank"]) + poisson(rate).logpmf(np.maximum(ink, 1))
+        return np.log(np.where(ill, p["share"], 1 - p["share"])), np.where(ink == 0, zero, other)
 
     found = model.log_prob(table, details=True)
-    visits = table.visits.fillna(0).to_numpy(int)
-    parts = [joint(np.full(len(table), k), visits) for k in (0, 1)]
-    on = table.visits.notna().to_numpy()
+    ink = table.ink.fillna(0).to_numpy(int)
+    parts = [joint(np.full(len(table), k), ink) for k in (0, 1)]
+    on = table.ink.notna().to_numpy()
     both = np.stack([prior + np.where(on, value, 0.0) for prior, value in parts])
-    ill = table.chronic.fillna(False).to_numpy(int)
-    wanted = np.where(table.chronic.isna(), logsumexp(both, axis=0), both[ill, np.arange(len(on))])
+    ill = table.loop.fillna(False).to_numpy(int)
+    wanted = np.where(table.loop.isna(), logsumexp(both, axis=0), both[ill, np.arange(len(on))])
     near = np.abs(found.log_prob - wanted) <= 3 * found.se + 1e-6
-    assert near.mean() >= 0.99 and (found.se[table.chronic.notna()] < 1e-9).all()
-    assert abs(p["never"] - 0.4) < 4 * 0.5 / 300**0.5
+    assert near.mean() >= 0.99 and (found.se[table.loop.notna()] < 1e-9).all()
+    assert abs(p["blank"] - 0.4) < 4 * 0.5 / 300**0.5
     assert np.all(np.abs(p["rate"] - [2.0, 6.0]) < 4 * np.sqrt([2 / 120, 6 / 50]))
 
 
