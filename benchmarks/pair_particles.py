@@ -29,6 +29,7 @@ POSITIVE = dist.constraints.positive
 
 
 def counts(batch: Any) -> None:
+    """A Poisson count with a normal log rate."""
     loc = pyro.param("loc", torch.tensor(0.0))
     scale = pyro.param("scale", torch.tensor(0.3), constraint=POSITIVE)
     with batch.rows():
@@ -37,6 +38,7 @@ def counts(batch: Any) -> None:
 
 
 def chain(batch: Any) -> None:
+    """y given x, both modelled."""
     mu, a, b = (pyro.param(name, torch.tensor(0.0)) for name in ("mu", "a", "b"))
     sx, s = (pyro.param(n, torch.tensor(1.0), constraint=POSITIVE) for n in ("sx", "s"))
     with batch.rows():
@@ -45,6 +47,7 @@ def chain(batch: Any) -> None:
 
 
 def counts_loss(table: pd.DataFrame, v: Any) -> float:
+    """Minus the mean log mass by quadrature, at (loc, log scale)."""
     value = table["count"].to_numpy()
     z, w = np.polynomial.hermite_e.hermegauss(80)
     rate = v[0] + np.exp(v[1]) * z
@@ -53,6 +56,7 @@ def counts_loss(table: pd.DataFrame, v: Any) -> float:
 
 
 def chain_loss(table: pd.DataFrame, v: Any) -> float:
+    """Minus the mean log density of the seen cells, at (mu, log sx, a, b, log s)."""
     mu, sx, a, b, s = v[0], np.exp(v[1]), v[2], v[3], np.exp(v[4])
     cov = np.array([[sx**2, b * sx**2], [b * sx**2, b**2 * sx**2 + s**2]])
     mean, rows, total = np.array([mu, a + b * mu]), table.to_numpy(), 0.0
@@ -63,6 +67,7 @@ def chain_loss(table: pd.DataFrame, v: Any) -> float:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=400)

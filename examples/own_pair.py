@@ -12,13 +12,13 @@
 # # How heavy is a penguin of this flipper length, whatever its species?
 #
 # A ready-made family does not know that heavier penguins have longer flippers in every species,
-# nor that the species differ by how heavy they are at one length. You do, and can write it down: a
-# model is a Pyro function of the rows, and everything that can be asked of a fitted density can be
-# asked of yours.
+# nor that the species differ by how heavy they are at one length. You do, and can write it down:
+# a model is a Pyro function of the rows, and everything that can be asked of a fitted density
+# can be asked of yours.
 #
-# Two models of about twenty lines follow: a hierarchical regression for the 342 penguins that were
-# measured (Gorman, Williams and Fraser 2014), and a count with too many zeros for handwritten
-# digits.
+# Two models of about twenty lines follow: a hierarchical regression for the 342 penguins that
+# were measured (Gorman, Williams and Fraser 2014), and a count with too many zeros for
+# handwritten digits.
 
 # %%
 import warnings
@@ -44,9 +44,9 @@ train.head(3)
 # %% [markdown]
 # ## A hierarchical regression
 #
-# `batch["column"]` is a column in the table's own units: grams, millimetres, codes of the species.
-# What is outside `batch.rows()` is shared by all rows; what is inside belongs to one. A column that
-# is modelled has one site, named after it.
+# `batch["column"]` is a column in the table's own units: grams, millimetres, codes of the
+# species. What is outside `batch.rows()` is shared by all rows; what is inside belongs to one. A
+# column that is modelled has one site, named after it.
 
 
 # %%
@@ -64,9 +64,9 @@ def hierarchical(batch):
 
 
 # %% [markdown]
-# There is no guide: the five globals get a normal one, here with a full covariance, since the slope
-# and the intercepts of the species depend on each other. Species and flipper length are `given`:
-# the model conditions on them and says nothing about them.
+# There is no guide: the five globals get a normal one, here with a full covariance, since the
+# slope and the intercepts of the species depend on each other. Species and flipper length are
+# `given`: the model conditions on them and says nothing about them.
 
 # %%
 settings = {"globals_guide": "multivariate", "batch_size": 1000, "random_state": 0}
@@ -81,8 +81,8 @@ for name in ("slope", "sigma"):
     print(f"{name:6} {value.mean():7.1f} ± {value.std():.1f}")
 
 # %% [markdown]
-# A millimetre of flipper is worth some 40 grams, in any species. Every verb works as it does for the
-# other families: a density with its interval, new penguins, and how odd one of them is.
+# A millimetre of flipper is worth some 40 grams, in any species. Every verb works as it does for
+# the other families: a density with its interval, new penguins, and how odd one of them is.
 
 # %%
 model.log_prob(held, interval=0.9).head(3).round(2)
@@ -99,8 +99,7 @@ for number, (species, rows) in enumerate(table.groupby("species", observed=True)
     axes.scatter(
         rows["flipper_length_mm"], rows["body_mass_g"], s=8, color=f"C{number}", alpha=0.6
     )
-    inside = lengths[(lengths > rows["flipper_length_mm"].min() - 3)
-                     & (lengths < rows["flipper_length_mm"].max() + 3)]  # fmt: skip
+    inside = lengths[(lengths > x.min() - 3) & (lengths < x.max() + 3)]
     asked = pd.DataFrame({"species": species, "flipper_length_mm": inside})
     drawn = model.sample(400, given=asked, random_state=1)["body_mass_g"]
     low, high = (drawn.groupby(level=0).quantile(q) for q in (0.05, 0.95))
@@ -110,8 +109,9 @@ axes.legend(title="90 % of new penguins", frameon=False)
 # %% [markdown]
 # ## Can it be believed?
 #
-# The verdict comes from the rows that the fit has seen and those it has not: did training converge,
-# is the density as good on new rows, and do the draws of the guide stand for the posterior?
+# The verdict comes from the rows that the fit has seen and those it has not: did training
+# converge, is the density as good on new rows, and do the draws of the guide stand for the
+# posterior?
 
 # %%
 print(model.check(held, train=train))
@@ -119,11 +119,11 @@ print(model.check(held, train=train))
 # %% [markdown]
 # ## A count with too many zeros
 #
-# Each of 1,797 handwritten digits is an 8 by 8 grid that counts ink, from 0 to 16. In a cell left of
-# the middle, does a digit that has a loop (0, 6, 8 or 9) leave more ink? Many digits leave none at
-# all there. A tenth of the loops is hidden, as if nobody had looked: such a cell is a latent of its
-# row, drawn from its own distribution, and what depends on it uses the value that `pyro.sample`
-# returns.
+# Each of 1,797 handwritten digits is an 8 by 8 grid that counts ink, from 0 to 16. In a cell
+# left of the middle, does a digit that has a loop (0, 6, 8 or 9) leave more ink? Many digits
+# leave none at all there. A tenth of the loops is hidden, as if nobody had looked: such a cell
+# is a latent of its row, drawn from its own distribution, and what depends on it uses the value
+# that `pyro.sample` returns.
 
 # %%
 digits = load_digits()
@@ -151,8 +151,8 @@ counts = pg.Pair(zero_inflated, random_state=0).fit(cells)
 {name: value.round(2) for name, value in counts.params_.items()}
 
 # %% [markdown]
-# Was there a loop, given the ink? The answer needs no code: the probability of a row is the sum over
-# what is hidden in it.
+# Was there a loop, given the ink? The answer needs no code: the probability of a row is the sum
+# over what is hidden in it.
 
 # %%
 asked = pd.DataFrame({"ink": [0, 5, 15]})
@@ -164,9 +164,9 @@ pd.Series(chance.to_numpy().round(2), index=asked["ink"], name="probability of a
 # %% [markdown]
 # ## And is this one any good?
 #
-# Blank cells come out right by design. The rest does not: ink varies more than a Poisson count, as
-# the histogram shows, and the comparison with independent columns, whose margins are flexible, says
-# what it costs.
+# Blank cells come out right by design. The rest does not: ink varies more than a Poisson count,
+# as the histogram shows, and the comparison with independent columns, whose margins are
+# flexible, says what it costs.
 
 # %%
 drawn = counts.sample(len(cells), random_state=0)

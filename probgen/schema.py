@@ -259,11 +259,10 @@ class Schema:
         return cls(infer_columns(table, dict(override or {}), tuple(context), dequantise))
 
     def native(self) -> Schema:
-        """The same columns with every real-like one encoded as it is, in table units.
+        """The same columns with real-like ones encoded as they are: `log_det` is then 0.
 
-        For models that state densities in table units: `log_det` is then 0. The measure of
-        modelled columns stays; a constant column becomes a modelled one, and a numeric context
-        column real, since no density is asked of it.
+        The measure of modelled columns stays; a constant column becomes a modelled one, and a
+        numeric context column real, since no density is asked of it.
 
         Examples
         --------

@@ -91,7 +91,7 @@ def hierarchical_table() -> pd.DataFrame:
 
 
 def zero_inflated(batch):
-    """Ink in a cell: blank by a chance of its own, else a rate that a loop in the digit changes."""
+    """Ink in a cell: blank by a chance of its own, else by a rate that a loop changes."""
     blank = pyro.param("blank", torch.tensor(0.5), constraint=constraints.unit_interval)
     share = pyro.param("share", torch.tensor(0.5), constraint=constraints.unit_interval)
     rate = pyro.param("rate", torch.ones(2), constraint=POSITIVE)

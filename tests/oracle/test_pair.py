@@ -63,9 +63,8 @@ def test_a_multivariate_guide_has_the_correlations():
     cov = np.linalg.inv(design.T @ design + 1e-4 * np.eye(2))
     settings = {
         "globals_guide": "multivariate",
-        "max_epochs": 1500,
-        "draws": 2000,
-        "patience": 100,
+        "max_epochs": 100,
+        "draws": 400,
     }
     model = fit(table, correlated, given=["x"], learning_rate=0.02, **settings)
     draws = model._with_draws.draws[0]
