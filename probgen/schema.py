@@ -395,7 +395,6 @@ def _native(column: Column) -> Column:
     if column.role == "constant":
         column = replace(column, role="modelled", constant=None)
     if column.role == "context" and not column.labelled and column.kind != "date":
-        # what is only conditioned on may be any number
         plain = dict.fromkeys(("lower", "upper", "grid", "native"))
         column = replace(column, kind="real", atoms=(), **plain)
     if not column.real_like or column.native:
