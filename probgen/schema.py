@@ -395,8 +395,7 @@ def _native(column: Column) -> Column:
     if column.role == "constant":
         column = replace(column, role="modelled", constant=None)
     if column.role == "context" and not column.labelled and column.kind != "date":
-        plain = dict.fromkeys(("lower", "upper", "grid", "native"))
-        column = replace(column, kind="real", atoms=(), **plain)
+        column = replace(column, kind="real", atoms=(), lower=None, upper=None, grid=None)
     if not column.real_like or column.native:
         return column
     return replace(column, loc=0.0, scale=1.0, native=(column.loc, column.scale))

@@ -153,9 +153,10 @@ class Generating(Asked):
         for place, slot in enumerate(self.schema_.slots):
             if slot.reserved:  # a foreign level: the caller's own cell stands there
                 x[x[:, place] == slot.size - 1, place] = 0.0
-        known = [name for name in frame.columns if name in self.schema_.number]
-        filled = keep_seen(self._decode(x, frame.index)[known], frame[known])
-        columns = {n: filled[n] if n in self.schema_.number else frame[n] for n in frame.columns}
+        decoded = self._decode(x, frame.index)  # context columns are the caller's own
+        known = [name for name in frame.columns if name in decoded]
+        filled = keep_seen(decoded[known], frame[known])
+        columns = {n: filled[n] if n in filled else frame[n] for n in frame.columns}
         return pd.DataFrame(columns, index=frame.index)
 
     def _expected(self, batch: Batch) -> np.ndarray:
