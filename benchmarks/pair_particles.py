@@ -1,6 +1,6 @@
 """How many draws a row train the row latents of a user's pair.
 
-    python -m benchmarks pair_particles
+    python -m benchmarks.pair_particles
 
 Counts whose log rate varies between rows (Poisson-log-normal, whose likelihood a quadrature
 gives) and a linear chain with half of its causes missing, both without a guide. Printed: how

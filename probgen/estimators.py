@@ -233,7 +233,7 @@ class Pair(Density):
     ...         pyro.sample("body_mass_g", dist.Normal(loc, s), obs=batch["body_mass_g"])
     >>> table = penguins()[["flipper_length_mm", "body_mass_g"]].dropna()
     >>> fitted = Pair(model, random_state=0).fit(table, given=["flipper_length_mm"])
-    >>> round(fitted.log_prob(table).mean(), 1)
+    >>> round(float(fitted.log_prob(table).mean()), 1)
     -7.4
     """
 
