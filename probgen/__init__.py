@@ -12,7 +12,7 @@ from probgen.errors import (
     ProbgenError,
     SchemaError,
 )
-from probgen.estimators import GaussianMixture, Independent
+from probgen.estimators import GaussianMixture, Independent, Pair
 from probgen.saving import load
 from probgen.schema import Column, Schema
 
@@ -30,6 +30,7 @@ __all__ = [
     "ModelFileError",
     "NotSupported",
     "OutlierDetector",
+    "Pair",
     "ProbgenError",
     "Schema",
     "SchemaError",

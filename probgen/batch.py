@@ -102,9 +102,11 @@ class Batch:
 
     def rows(self) -> AbstractContextManager[object]:
         """The rows plate: everything that belongs to one row sits inside it (dim -1)."""
-        return _Rows(len(self), self._scale(), self.seen.device)
+        return _Rows(len(self), self.scale, self.seen.device)
 
-    def _scale(self) -> Tensor | float:
+    @property
+    def scale(self) -> Tensor | float:
+        """What each row counts for: (n,), or one number where all weigh the same."""
         n = len(self)
         if self.uniform:
             return self.total / n if n else 1.0

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils.validation import check_is_fitted
@@ -21,6 +22,7 @@ from probgen.door import (
     check_settings,
     check_weight,
     fit_frame,
+    require_context,
     require_rows,
     require_two_weights,
     score_frame,
@@ -109,6 +111,8 @@ class Density(Verbs, DensityMixin, BaseEstimator):
 
     #: the family that `_make` builds
     family: ClassVar[type[Family]]
+    #: fields that hold the user's functions, which no file holds
+    functions: ClassVar[tuple[str, ...]] = ()
 
     # --- fitting --------------------------------------------------------------------
 
@@ -160,16 +164,15 @@ class Density(Verbs, DensityMixin, BaseEstimator):
         training = self._training()
         seeds = spawn_seeds(training.random_state or 0, 3)
         frame, weight, apart = hold_apart(frame, weight, calibration, seeds[2])
-        schema = self.schema or Schema.infer(
-            weighted_rows(frame, weight), self.columns, given, self.dequantise
-        )
+        schema = self._describe(weighted_rows(frame, weight), given)
         jitter = np.random.default_rng(seeds[0]) if self.dequantise else None
         encoded = encode(frame, schema, jitter=jitter)
         require_rows(encoded)
         self._check(encoded)
-        warn_of_structure(encoded, schema)
+        if not schema.context_slots:  # what is conditioned on tells rows apart
+            warn_of_structure(encoded, schema)
         device = resolve_device(self.device)
-        batch = self._batch(encoded, device, weight)
+        batch = self._batch(encoded, device, weight, schema)
         held = None
         if self.validation:
             batch, held = split(batch, self.validation, torch.Generator().manual_seed(seeds[1]))
@@ -178,6 +181,16 @@ class Density(Verbs, DensityMixin, BaseEstimator):
         self.calibration_ = None if apart is None else Calibration.of(apart, frame, schema)
         self.seed_ = training.random_state
         return self
+
+    def _describe(self, frame: pd.DataFrame, given: Sequence[Hashable]) -> Schema:
+        """What the columns of the table to fit are."""
+        return self.schema or Schema.infer(frame, self.columns, given, self.dequantise)
+
+    @property
+    def _traits(self) -> Family | type[Family]:
+        """What the family says of itself: a fitted one knows more than its class."""
+        members = self.__dict__.get("members_")
+        return members[0] if members else self.family
 
     def _install(self, schema: Schema, fits: list[tuple[Family, FitResult]]) -> None:
         """Learned attributes from fitted members."""
@@ -209,8 +222,14 @@ class Density(Verbs, DensityMixin, BaseEstimator):
         """Refuse settings that these rows cannot bear."""
 
     def _batch(
-        self, encoded: Encoded, device: torch.device, weight: np.ndarray | None = None
+        self,
+        encoded: Encoded,
+        device: torch.device,
+        weight: np.ndarray | None = None,
+        schema: Schema | None = None,
     ) -> Batch:
+        require_context(encoded, schema or self.schema_)
+
         def tensor(value: np.ndarray) -> torch.Tensor:
             return torch.from_numpy(value).to(device)
 
@@ -229,7 +248,7 @@ class Density(Verbs, DensityMixin, BaseEstimator):
 
     def _predictive(self, posterior: bool = True) -> Predictive:
         """What every verb uses: closed forms need no draws."""
-        if posterior and self.family.closed_form:
+        if posterior and self._traits.closed_form:
             return self._with([{} for _ in self.members_])
         if posterior:
             return self._with_draws
@@ -294,5 +313,5 @@ class Density(Verbs, DensityMixin, BaseEstimator):
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = self.family.holes != "refuse"
+        tags.input_tags.allow_nan = self._traits.holes != "refuse"
         return tags

@@ -19,7 +19,8 @@ from probgen.table import Encoded, encode, to_frame
 __all__ = [
     "Given", "check_settings", "check_weight", "count_distinct", "fit_frame", "given_parts",
     "given_rows",
-    "require_rows", "require_two_weights", "score_frame", "warn_of_structure", "weighted_rows",
+    "hide_reserved", "require_context", "require_rows", "require_two_weights", "score_frame",
+    "warn_of_structure", "weighted_rows",
 ]  # fmt: skip
 
 Given: TypeAlias = Mapping[Any, Any] | pd.DataFrame | str | None
@@ -113,6 +114,37 @@ def require_rows(encoded: Encoded) -> None:
             "values inside the bounds, levels and kinds of the schema",
             "correct these rows, or widen the schema",
         ))  # fmt: skip
+
+
+def require_context(encoded: Encoded, schema: Schema) -> None:
+    """Context columns have a value in every row, of a level that was there at fit."""
+    for place, slot in enumerate(schema.context_slots):
+        holes = ~encoded.context_seen[:, place]
+        name = schema.columns[slot.column].name
+        if slot.reserved:
+            foreign = encoded.context[:, place] == slot.size - 1
+            if foreign.any():
+                raise SchemaError(message(
+                    f"{int(foreign.sum())} level(s) of context column {name!r} that the fit did "
+                    "not see", "fitted levels", "drop these rows, or fit again with them",
+                ))  # fmt: skip
+        if holes.any() and not slot.name.endswith("]"):
+            rows = encoded.index[holes][:5].tolist()
+            raise SchemaError(message(
+                f"{int(holes.sum())} row(s) without a value of context column {name!r}, "
+                f"first {rows}", "a value in every row: the model conditions on this column",
+                "fill or drop these rows, or model the column instead of passing it as given",
+            ))  # fmt: skip
+
+
+def hide_reserved(encoded: Encoded, schema: Schema) -> None:
+    """Rows with a level that the fit did not see have density 0; the cell itself is hidden."""
+    for place, slot in enumerate(schema.slots):
+        if slot.reserved:
+            foreign = encoded.seen[:, place] & (encoded.x[:, place] == slot.size - 1)
+            encoded.illegal |= foreign
+            encoded.seen[foreign, place] = False
+            encoded.x[foreign, place] = 0.0
 
 
 #: rows that stand for a weighted table, at most, as a multiple of its length
@@ -209,7 +241,8 @@ def given_parts(
         context=np.where(known.context_seen, known.context, asked.context),
         context_seen=asked.context_seen | known.context_seen,
     )
-    return joint, known
+    # what a model conditions on always is known on both sides
+    return joint, replace(known, context=joint.context, context_seen=joint.context_seen)
 
 
 def given_rows(given: Given) -> pd.DataFrame:

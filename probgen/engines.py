@@ -45,9 +45,10 @@ class Engine:
 def choose_engine(family: Family, batch: Batch, steps: int, training: Training) -> Engine:
     """The engine for a pair: a deterministic rule on what the sites need and on sizes.
 
-    Pathwise pairs take the lean messenger; pairs with score-function or enumerated sites
-    Pyro's estimators. Engines that trace and compile the step (worth it from some number
-    of `steps` on) are added to this function and to nothing else.
+    A loss of the family's own comes first. Pathwise pairs take the lean messenger; pairs with
+    score-function or enumerated sites Pyro's estimators. Engines that trace and compile the
+    step (worth it from some number of `steps` on) are added to this function and to nothing
+    else.
 
     Raises
     ------
@@ -63,6 +64,9 @@ def choose_engine(family: Family, batch: Batch, steps: int, training: Training) 
                 'set compile="auto" or compile=False',
             )
         )
+    own = family.engine(batch)
+    if own is not None:
+        return Engine(*own)
     need = inspect_pair(family, batch)
     if need.kind == "pathwise":
         return Engine("lean", lambda rows: lean_loss(family, rows))
@@ -113,6 +117,8 @@ class _Adam:
             return
         if self.clip is not None:
             present = [g for g in gradients if g is not None]
+            if not present:
+                return
             norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(present)))
             torch._foreach_mul_(present, (self.clip / norm).clamp(max=1.0))
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
@@ -194,7 +200,10 @@ class Gradients(_Sliced):
     def epoch(self, generator: torch.Generator) -> Iterator[Tensor]:
         for rows in self.slices(generator):
             loss = self._loss(rows)
-            gradients = list(torch.autograd.grad(loss, self.parameters, allow_unused=True))
+            gradients: list[Tensor | None] = []
+            if self.parameters and loss.requires_grad:  # a pair may have nothing to learn
+                gradients += torch.autograd.grad(loss, self.parameters, allow_unused=True)
+            gradients = gradients or [None] * len(self.parameters)
             loss = self._mean(loss.detach(), gradients)
             self.adam.descend(gradients, self.rate)
             yield loss

@@ -43,11 +43,11 @@ class Family(nn.Module):
     """
 
     #: how exact `log_prob` is
-    density: ClassVar[Literal["exact", "bound", "estimate", "none"]] = "exact"
+    density: Literal["exact", "bound", "estimate", "none"] = "exact"
     #: what an unseen cell means
-    holes: ClassVar[Literal["exact", "latent", "masked", "refuse"]] = "exact"
+    holes: Literal["exact", "latent", "masked", "refuse"] = "exact"
     #: whether marginals, conditionals and the joint obey the chain rule exactly
-    coherent: ClassVar[bool] = True
+    coherent: bool = True
     #: whether the model is a normalised density
     normalised: ClassVar[bool] = True
     #: whether `exact_log_prob` has a closed form, so that scoring needs no draws
@@ -92,6 +92,18 @@ class Family(nn.Module):
     def validate(self, batch: Batch) -> Tensor | None:
         """A held-out score (smaller is better) that replaces the held-out loss."""
         return None
+
+    def engine(self, batch: Batch) -> tuple[str, Callable[[Batch], Tensor]] | None:
+        """A loss of the family's own in place of the ELBO: its name, and what computes it.
+
+        `batch` holds all training rows. The loss of a batch is a differentiable scalar, nats
+        a row of the whole table (the sum over rows divided by ``batch.total``).
+        """
+        return None
+
+    def typical(self, batch: Batch) -> Batch:
+        """One row on which the pair shows the sites that it has on some row of the batch."""
+        return batch.take(slice(0, 1))
 
     def draw_globals(self, count: int, generator: torch.Generator) -> Draws | None:
         """`count` posterior draws of the global latents; None: trace the guide."""

@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
@@ -28,18 +28,16 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
 
-from probgen import estimators, queries, weights
-from probgen.batch import Batch
+from probgen import estimators, weights
 from probgen.calibration import Calibration
 from probgen.density import Density
 from probgen.detector import OutlierDetector
 from probgen.errors import DataWarning, ModelFileError, NotSupported, message
 from probgen.family import Family
 from probgen.plain import checked, decode, encode
-from probgen.queries import Predictive
 from probgen.schema import Schema
+from probgen.selftest import difference, self_test
 from probgen.storage import MAGIC, MANIFEST, MEMBER, Reader, checking, damaged, reader, write_files
 from probgen.training import FitResult, resolve_device
 
@@ -94,7 +92,7 @@ def save(estimator: Density | OutlierDetector, path: str | os.PathLike[str]) -> 
     detector = isinstance(estimator, OutlierDetector)
     files = _pack_detector(estimator) if detector else _pack(estimator)
     try:
-        _restore(lambda name, most: files[name], path)
+        _restore(lambda name, most: files[name], path, _functions_of(estimator))
     except ModelFileError as error:
         raise ModelFileError(message(
             f"a model that would not come back from its file ({error})",
@@ -104,7 +102,13 @@ def save(estimator: Density | OutlierDetector, path: str | os.PathLike[str]) -> 
     write_files(path, files)
 
 
-def load(path: str | os.PathLike[str], device: str = "auto") -> Density | OutlierDetector:
+def load(
+    path: str | os.PathLike[str],
+    device: str = "auto",
+    *,
+    model: Callable[[Any], Any] | None = None,
+    guide: Callable[[Any], Any] | None = None,
+) -> Density | OutlierDetector:
     """Read what `Density.save` or `OutlierDetector.save` wrote; runs no code from the file.
 
     Parameters
@@ -114,6 +118,9 @@ def load(path: str | os.PathLike[str], device: str = "auto") -> Density | Outlie
     device : str
         Where the model is put, wherever it was fitted; "auto" uses a GPU where there is one.
         The parameter `device` of the estimator stays as it was saved.
+    model, guide : callable, optional
+        The functions of a `Pair`: a file holds its parameters and no code. Rows that are
+        stored with their scores tell whether they are the functions that were saved.
 
     Returns
     -------
@@ -126,7 +133,8 @@ def load(path: str | os.PathLike[str], device: str = "auto") -> Density | Outlie
         If there is nothing at `path`.
     ModelFileError
         If the file is damaged, foreign, of a newer format, or scores its three stored rows
-        differently; the message names the member and the check that failed.
+        differently; the message names the member and the check that failed. If it holds a
+        `Pair` and its functions are not passed.
 
     Warns
     -----
@@ -135,7 +143,9 @@ def load(path: str | os.PathLike[str], device: str = "auto") -> Density | Outlie
     """
     target = resolve_device(device)
     path = Path(path)
-    estimator, detector, other = _restore(reader(path), path)
+    passed = {"model": model, "guide": guide}
+    functions = {name: value for name, value in passed.items() if value is not None}
+    estimator, detector, other = _restore(reader(path), path, functions)
     if other:
         warnings.warn(
             f"the model in {os.fspath(path)!r} was saved with {other}; its self-test rows score "
@@ -148,11 +158,24 @@ def load(path: str | os.PathLike[str], device: str = "auto") -> Density | Outlie
     return estimator if detector is None else detector
 
 
-def _restore(read: Reader, path: Path) -> tuple[Density, OutlierDetector | None, str]:
+def _functions_of(estimator: Density | OutlierDetector) -> dict[str, Any]:
+    """The user's functions that an estimator holds, by field."""
+    density = estimator.density_ if isinstance(estimator, OutlierDetector) else estimator
+    found = {name: getattr(density, name) for name in density.functions}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _name_of(function: Any) -> str:
+    return str(getattr(function, "__qualname__", type(function).__qualname__))
+
+
+def _restore(
+    read: Reader, path: Path, functions: dict[str, Any]
+) -> tuple[Density, OutlierDetector | None, str]:
     """The density on the CPU, all checks passed, its detector, and libraries that differ now."""
     manifest = _manifest(read, path)
     with checking(path, "the estimator in manifest.json"):
-        estimator = _estimator(manifest, path)
+        estimator = _estimator(manifest, path, functions)
         _learned(estimator, manifest)
         other = _other_releases(manifest["versions"])
     estimator.members_ = [_member(estimator, entry, read, path) for entry in manifest["members"]]
@@ -161,7 +184,7 @@ def _restore(read: Reader, path: Path) -> tuple[Density, OutlierDetector | None,
         saved = manifest.get("detector")
         detector = None if saved is None else OutlierDetector.restored(decode(saved), estimator)
     with checking(path, "the self-test"):
-        worst = _difference(estimator, manifest["self_test"])
+        worst = difference(estimator, manifest["self_test"])
     kinds = {t.dtype for m in estimator.members_ for t in m.tensors().values()}
     tolerance = TOLERANCE[torch.float32 if torch.float32 in kinds else torch.float64]
     if worst > tolerance:
@@ -210,13 +233,15 @@ def _pack(estimator: Density) -> dict[str, bytes]:
         "estimator": kind.__name__,
         "parameters": {
             f.name: encode(getattr(estimator, f.name), f.name) for f in fields(estimator)
+            if f.name not in kind.functions
         },
+        "functions": {name: _name_of(f) for name, f in _functions_of(estimator).items()},
         "features": int(estimator.n_features_in_),
         "feature_names": None if names is None else [str(name) for name in names],
         "schema": json.loads(estimator.schema_.to_json()),
         "results": [encode(result.to_dict(), "results_") for result in estimator.results_],
         "versions": _versions(),
-        "self_test": _self_test(estimator),
+        "self_test": self_test(estimator),
         "members": members,
     }  # fmt: skip
     if apart is not None:
@@ -273,67 +298,6 @@ def _other_releases(saved: dict[str, str]) -> str:
     )  # fmt: skip
 
 
-# --- three rows with their scores -----------------------------------------------------------
-
-
-def _self_test(estimator: Density) -> dict[str, Any] | None:
-    """Three encoded rows drawn from the model, one with holes, and their scores."""
-    family, m = estimator.family, len(estimator.schema_.slots)
-    if family.density == "none":
-        return None
-    hidden = _rows(estimator, torch.zeros(3, m), torch.zeros(3, m, dtype=torch.bool))
-    x = torch.from_numpy(estimator._draw(hidden, torch.Generator().manual_seed(0)))
-    seen = torch.ones(3, m, dtype=torch.bool)
-    if family.holes != "refuse" and m > 1:
-        seen[2, ::2] = False
-    x = torch.where(seen, x.double(), 0.0)
-    scores = _scores(estimator, x, seen)
-    if any(math.isnan(value) for values in scores.values() for value in values):
-        raise ModelFileError(message(
-            "a model that scores its own rows as NaN", "finite scores", "fit again"
-        ))  # fmt: skip
-    return {"x": x.tolist(), "seen": seen.tolist(), "scores": encode(scores, "scores")}
-
-
-def _rows(estimator: Density, x: Tensor, seen: Tensor) -> Batch:
-    """Encoded rows as a batch where the model is."""
-    c, device = len(estimator.schema_.context_slots), estimator._device
-    # zeros: the middle of a real context column, the first level of another
-    context = torch.zeros(len(x), c, dtype=torch.float64, device=device) if c else None
-    return Batch.of(x.double().to(device), seen.to(device), context=context)
-
-
-def _scores(estimator: Density, x: Tensor, seen: Tensor) -> dict[str, list[float]]:
-    """Log densities of encoded rows, nats: of the predictive, and by draws that are kept."""
-    batch = _rows(estimator, x, seen)
-    ways = {"predictive": estimator._predictive()}
-    # draws that the members keep are part of the file; others follow from the seed
-    kept = [m.draw_globals(estimator.draws, torch.Generator()) for m in estimator.members_]
-    if all(kept):
-        ways["draws"] = Predictive(estimator.members_, [d or {} for d in kept], integrated=False)
-    with torch.no_grad():
-        shift = estimator.schema_.log_det(x.to(batch.seen.device), batch.seen)
-        found = {name: queries.log_prob(way, batch).value for name, way in ways.items()}
-    return {name: (value.double() + shift).cpu().tolist() for name, value in found.items()}
-
-
-def _difference(estimator: Density, test: dict[str, Any] | None) -> float:
-    """The largest relative difference of the scores from the stored ones."""
-    if test is None and estimator.family.density == "none":
-        return 0.0
-    if test is None:
-        raise ValueError("no self-test")
-    x = torch.tensor(test["x"], dtype=torch.float64).reshape(3, len(estimator.schema_.slots))
-    seen = torch.tensor(test["seen"], dtype=torch.bool).reshape(x.shape)
-    stored, now = decode(test["scores"]), _scores(estimator, x, seen)
-    if stored.keys() != now.keys() or any(len(values) != 3 for values in stored.values()):
-        raise ValueError(f"scores {sorted(stored)} for {sorted(now)}")
-    pairs = [pair for name in now for pair in zip(now[name], stored[name], strict=True)]
-    # not <: a NaN on either side is as far off as can be
-    gaps = [0.0 if a == b else abs(a - b) / max(1.0, abs(b)) for a, b in pairs]
-    return max(gap if gap < math.inf else math.inf for gap in gaps)
-
-
 # --- what is read ---------------------------------------------------------------------------
 
 
@@ -361,8 +325,8 @@ def _manifest(read: Reader, path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _estimator(manifest: dict[str, Any], path: Path) -> Density:
-    """An unfitted estimator with the saved parameters."""
+def _estimator(manifest: dict[str, Any], path: Path, functions: dict[str, Any]) -> Density:
+    """An unfitted estimator with the saved parameters, and the functions that were passed."""
     name, known = manifest["estimator"], _registry()
     if name not in known:
         raise damaged(
@@ -373,7 +337,15 @@ def _estimator(manifest: dict[str, Any], path: Path) -> Density:
     unknown = sorted(set(values) - {f.name for f in fields(known[name])})
     if unknown:
         raise damaged(path, f"parameter(s) {unknown}", f"those of {name}", "update probgen")
-    return known[name](**values)
+    wanted = {str(k): str(v)[:80] for k, v in manifest.get("functions", {}).items()}
+    if set(wanted) != set(functions):
+        shown = ", ".join(f"{key}={value}" for key, value in wanted.items()) or "no functions"
+        raise ModelFileError(message(
+            f"a {name} saved with {shown} in {os.fspath(path)!r}, and {sorted(functions)} passed",
+            "the functions that it was saved with: a file holds no code",
+            f"pg.load(path, {shown})" if wanted else "pg.load(path)",
+        ))  # fmt: skip
+    return known[name](**values, **functions)
 
 
 def _learned(estimator: Density, manifest: dict[str, Any]) -> None:

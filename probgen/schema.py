@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -98,6 +98,9 @@ class Column:
         The one value of a constant column (ticks for dates).
     why : str
         The rule that chose the kind.
+    native : (float, float), optional
+        Set where a real-like column is encoded as it is, without bijection, centring and
+        scaling: the `loc` and `scale` that `Schema.standard` puts back.
     """
 
     name: Hashable
@@ -116,6 +119,7 @@ class Column:
     origin: int | None = None
     constant: Any = None
     why: str = ""
+    native: tuple[float, float] | None = None
 
     @property
     def real_like(self) -> bool:
@@ -178,17 +182,21 @@ class Column:
         """
         lower, upper = self.support()
         if self.kind == "positive":
-            return np.log(values - lower)
+            return values if self.native else np.log(values - lower)
         if self.kind in ("unit", "bounded"):
             if self.grid:  # an end of the support stands for the half cell inside it
                 inside = min(self.grid, upper - lower) / 4
                 values = np.clip(values, lower + inside, upper - inside)
-            return np.log(values - lower) - np.log(upper - values)
+            return values if self.native else np.log(values - lower) - np.log(upper - values)
         return values
 
     def backward(self, u: Floats) -> Floats:
         """Inverse of `forward`; the result is finite, and inside the open support."""
         lower, upper = self.support()
+        if self.native:
+            if self.kind not in ("positive", "unit", "bounded"):
+                return u
+            return np.clip(u, np.nextafter(lower, upper), np.nextafter(upper, lower))
         if self.kind == "positive":
             return np.clip(lower + np.exp(np.minimum(u, 709.0)), np.nextafter(lower, np.inf), None)
         if self.kind in ("unit", "bounded"):
@@ -249,6 +257,34 @@ class Schema:
         from probgen.kinds import infer_columns
 
         return cls(infer_columns(table, dict(override or {}), tuple(context), dequantise))
+
+    def native(self) -> Schema:
+        """The same columns with real-like ones encoded as they are: `log_det` is then 0.
+
+        The measure of modelled columns stays; a constant column becomes a modelled one, and a
+        numeric context column real, since no density is asked of it.
+
+        Examples
+        --------
+        >>> schema = Schema((Column("x", "positive", "float64", loc=2.0, scale=0.5),))
+        >>> schema.native()["x"].forward(np.array([7.0]))
+        array([7.])
+        >>> schema.native().standard() == schema
+        True
+        """
+        return Schema(tuple(map(_native, self.columns)))
+
+    def standard(self) -> Schema:
+        """The same columns in the usual encoding: bijections, centred and scaled."""
+        return Schema(tuple(map(_standard, self.columns)))
+
+    def with_context(self, names: Iterable[Hashable]) -> Schema:
+        """The same columns, of which those of these names are conditioned on."""
+        chosen = {self[name].name for name in names}
+        return Schema(tuple(
+            replace(c, role="context", constant=None) if c.name in chosen and c.role != "empty"
+            else c for c in self.columns
+        ))  # fmt: skip
 
     @cached_property
     def names(self) -> tuple[Hashable, ...]:
@@ -363,10 +399,27 @@ class Schema:
         return cls(tuple(columns))
 
 
+def _native(column: Column) -> Column:
+    if column.role == "constant":
+        column = replace(column, role="modelled", constant=None)
+    if column.role == "context" and not column.labelled and column.kind != "date":
+        column = replace(column, kind="real", atoms=(), lower=None, upper=None, grid=None)
+    if not column.real_like or column.native:
+        return column
+    return replace(column, loc=0.0, scale=1.0, native=(column.loc, column.scale))
+
+
+def _standard(column: Column) -> Column:
+    if not column.native:
+        return column
+    loc, scale = column.native
+    return replace(column, loc=loc, scale=scale, native=None)
+
+
 def _log_slope(column: Column, x: Tensor) -> Tensor:
     """Log |d x / d value| at encoded x (n,), float64; () where it is the same everywhere."""
     slope = -math.log(column.scale)
-    if column.kind not in ("positive", "unit", "bounded"):
+    if column.kind not in ("positive", "unit", "bounded") or column.native:
         return torch.tensor(slope, dtype=torch.float64, device=x.device)
     u = x.double() * column.scale + column.loc
     if column.kind == "positive":

@@ -9,13 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 
-from probgen import Density, GaussianMixture, Independent
+import pandas as pd
+
+from probgen import Density, GaussianMixture, Independent, Pair
 from probgen.testing import Subject
+from tests import pairs
 
 
 def _mixture(**settings: object) -> Callable[[], Density]:
     fast = {"components": 3, "starts": 2, "draws": 20, "max_epochs": 60, "random_state": 0}
     return lambda: GaussianMixture(**{**fast, **settings})
+
+
+def _pair(model: Callable[..., None]) -> Callable[[], Density]:
+    return lambda: Pair(model, draws=10, max_epochs=20, batch_size=1000, random_state=0)
 
 
 REGISTRY: dict[str, Callable[[], Density]] = {
@@ -28,10 +35,18 @@ REGISTRY: dict[str, Callable[[], Density]] = {
     "mixture-dp": _mixture(weights="dp"),
     "mixture-minibatch": _mixture(batch_size=32, max_epochs=20),
     "mixture-restarts": _mixture(restarts=2, starts=1),
+    "pair-hierarchical": _pair(pairs.hierarchical),
+    "pair-zero-inflated": _pair(pairs.zero_inflated),
+}
+
+#: the tables of the estimators that are written for one, and what they condition on
+TABLES: dict[str, tuple[pd.DataFrame, list[str]]] = {
+    "pair-hierarchical": (pairs.hierarchical_table(), pairs.HIERARCHICAL_GIVEN),
+    "pair-zero-inflated": (pairs.zero_inflated_table(), []),
 }
 
 
 @cache
 def subject(name: str) -> Subject:
     """The entry under check; its fits are shared by all tests of a session."""
-    return Subject(REGISTRY[name])
+    return Subject(REGISTRY[name], *TABLES.get(name, ()))

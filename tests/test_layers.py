@@ -37,6 +37,8 @@ ROWS = [
     {"masked"},
     {"nn"},
     {"family"},
+    {"queries"},
+    {"pairs"},  # what a user's own functions see, and how their sites are read
     {"weights", "plain"},  # of a saved model
     {"elbo"},
     {"training", "stopping"},
@@ -45,7 +47,6 @@ ROWS = [
     {"fitting"},
     {"gibbs"},  # posterior draws of the mixture
     {"families"},
-    {"queries"},
     {"companions"},
     # the faces
     {"diagnostics"},
@@ -60,6 +61,7 @@ ROWS = [
     {"dependence", "explaining", "repairing"},
     {"outliers"},
     {"detector"},
+    {"selftest"},
     {"saving"},
     {"plots"},
     {""},  # probgen/__init__.py: the public names
@@ -95,7 +97,7 @@ ARVIZ = {"diagnostics", "evaluation", "plots"}
 LAST = {"testing", "demo"}
 #: library -> the modules that may know it (annotations under TYPE_CHECKING aside)
 KNOWN_BY = {
-    "pyro": between("batch", "queries") | {"testing"},
+    "pyro": between("batch", "families") | {"testing"},
     "pandas": between("datasets", "kinds") | FACES | LAST,
     "narwhals": FRAMES,
     "polars": FRAMES,

@@ -163,3 +163,31 @@ def test_a_distribution_that_cannot_be_drawn_row_by_row_says_so():
 
     with pytest.raises(NotSupported, match="found .*Odd.*; needed .*; do: "):
         keyed_sample(Odd(torch.Size([3]), validate_args=False), keys(3), "z")
+
+
+COUNTS = {
+    "poisson": (dist.Poisson(3.5 * ONE), st.poisson(3.5)),
+    "large poisson": (dist.Poisson(900.0 * ONE), st.poisson(900)),
+    "negative binomial": (dist.NegativeBinomial(2.5 * ONE, 0.6), st.nbinom(2.5, 0.4)),
+    "gamma poisson": (dist.GammaPoisson(2.0 * ONE, 0.5), st.nbinom(2.0, 1 / 3)),
+}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_counts_follow_their_distribution(name):
+    fn, wanted = COUNTS[name]
+    value = keyed_sample(fn, keys(), "x").numpy()
+    edges = np.unique(wanted.ppf(np.linspace(0.05, 0.95, 12)))
+    inside = np.searchsorted(edges, value)
+    mass = np.diff(np.concatenate([[0.0], wanted.cdf(edges), [1.0]]))
+    found = np.bincount(inside, minlength=len(mass))
+    assert st.chisquare(found, N * mass).pvalue > 1e-3
+    some = keyed_sample(dist.Poisson(3.5 * ONE[:7]), keys()[:7], "x")
+    assert torch.equal(some, keyed_sample(dist.Poisson(3.5 * ONE), keys(), "x")[:7])
+
+
+def test_zero_inflated_counts():
+    value = keyed_sample(dist.ZeroInflatedPoisson(4.0 * ONE, gate=0.3 * ONE), keys(), "x")
+    zero = 0.3 + 0.7 * np.exp(-4)
+    assert abs(float((value == 0).double().mean()) - zero) < 4 * 0.5 / N**0.5
+    assert abs(float(value.mean()) - 2.8) < 4 * float(value.std()) / N**0.5

@@ -259,18 +259,19 @@ def _add_rows(groups: Groups, model: Fitted, frame: pd.DataFrame, source: str) -
         log_p[:, :, encoded.illegal] = -np.inf
         groups.data["log_likelihood"] = {"log_prob": log_p}
         groups.dims["log_prob"] = ["row"]
-    new = _replicates(model, predictive, n, model.draws)
+    new = _replicates(model, predictive, batch)
     groups.data["posterior_predictive"] = {
         variable: _numbers(new[name], schema[name]).reshape(chains, -1, n)
-        for name, variable in shown.items()
-    }
+        for name, variable in shown.items() if name in new  # context is not drawn
+    }  # fmt: skip
     groups.data["observed_data"] = {
         variable: _numbers(frame[name], schema[name]) for name, variable in shown.items()
     }
     for name, variable in shown.items():
         groups.dims[variable] = ["row"]
         for group in ("posterior_predictive", "observed_data"):
-            groups.attrs[group, variable] = _meaning(schema[name])
+            if variable in groups.data[group]:
+                groups.attrs[group, variable] = _meaning(schema[name])
     if source == "guide":
         _add_log_p_q(groups, model, batch)
 
@@ -287,18 +288,19 @@ def _add_log_p_q(groups: Groups, model: Fitted, batch: Batch) -> None:
     groups.attrs["sample_stats"] = {"about": "joint density of rows and draw, and of the guide"}
 
 
-def _replicates(model: Fitted, predictive: Predictive, n: int, fewest: int) -> pd.DataFrame:
-    """n new rows for each restart and draw, stacked in that order."""
-    m = len(model.schema_.slots)
+def _replicates(model: Fitted, predictive: Predictive, batch: Batch) -> pd.DataFrame:
+    """As many new rows for each restart and draw, in the same context, stacked in that order."""
+    n, m = batch.seen.shape
     parts = []
     for member, draws, result in zip(
         predictive.members, predictive.draws, model.results_, strict=True
     ):
         generator = torch.Generator().manual_seed(spawn_seeds(result.seed, 2)[1])
-        for s in range(count_draws(draws) if draws else fewest):
+        for s in range(count_draws(draws) if draws else model.draws):
             at: Draws = {name: value[s : s + 1] for name, value in draws.items()}
             one = Predictive([member], [at], integrated=not draws)
             empty = Batch.empty(n, m, torch.float64, model._device)
+            empty.context = batch.context
             parts.append(queries.sample(one, empty, generator).cpu().numpy())
     return model._decode(np.concatenate(parts), None)
 

@@ -314,8 +314,18 @@ def _guide(model: Fitted, rows: _Scored | None, known: _Scored | None) -> Iterat
     yield Finding(
         "k-hat of the guide", "ok" if good else "fail", ("intervals",),
         f"{worst:.2f} (up to {BAD_KHAT} its draws stand for the posterior)",
-        "" if good else "fit with posterior='gibbs', or trust the density only",
+        "" if good else _richer(model),
     )  # fmt: skip
+
+
+def _richer(model: Fitted) -> str:
+    """What gives better draws than the guide did."""
+    if hasattr(model, "posterior"):
+        return "fit with posterior='gibbs', or trust the density only"
+    return (
+        "a richer guide (of a Pair: globals_guide='multivariate'), a longer fit, or trust the "
+        "density only"
+    )
 
 
 def _overlap(model: Fitted, rows: _Scored) -> float:

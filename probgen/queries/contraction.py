@@ -29,7 +29,9 @@ from probgen.family import Family
 from probgen.queries.noise import KeyedNoise
 
 __all__ = [
+    "STILL",
     "Plan",
+    "Weighed",
     "fixed",
     "global_sites",
     "label_log_probs",
@@ -37,7 +39,11 @@ __all__ = [
     "row_sites",
     "survey",
     "traced",
+    "weighed",
 ]
+
+#: key of `infer` under which a guide's site keeps its distribution with parameters detached
+STILL = "_still"
 
 _Values = dict[str, Tensor]
 #: a tensor without dims of size 1, its dims named by the characters of `_pyro_dims`
@@ -139,7 +145,7 @@ class Plan:
 
 def survey(family: Family, batch: Batch, values: _Values) -> Plan:
     """Learn the structure of a pair by running it once on one row."""
-    one = batch.take(slice(0, 1))
+    one = family.typical(batch)
     keys = torch.zeros(len(one), dtype=torch.int64, device=one.seen.device)
     guide = row_sites(traced(family.guide, one, values, keys), observed=False)
     _refuse_points(family, guide)
@@ -281,7 +287,9 @@ class _Factors:
         return result if len(target) or not kept else result[:, None]
 
 
-def _factors(family: Family, batch: Batch, values: _Values, keys: Tensor, plan: Plan) -> _Factors:
+def _factors(
+    family: Family, batch: Batch, values: _Values, keys: Tensor | None, plan: Plan
+) -> _Factors:
     # the handler entered last acts first: marks, then enumeration, then values, then noise
     model = _Marked(plan.enumerated)(family.model)
     model = EnumMessenger(first_available_dim=-1 - plan.nesting)(model)
@@ -296,11 +304,94 @@ def _factors(family: Family, batch: Batch, values: _Values, keys: Tensor, plan: 
     for name, site in row_sites(trace).items():
         frames = [f for f in site["cond_indep_stack"] if f.vectorized]
         sizes.update({trace.plate_to_symbol[f.name]: f.size for f in frames})
-        if name in plan.prior:
+        if name in plan.prior and not _scored(site):
             continue
+        if name in plan.prior:  # worth 0, with the gradient of its score
+            packed = site["packed"]["log_prob"]
+            detached = packed.detach()
+            detached._pyro_dims = packed._pyro_dims
+            site["packed"]["log_prob"] = _added([packed, _negative(detached)])
         plates = frozenset(trace.plate_to_symbol[f.name] for f in frames)
         tree.setdefault(plates, []).append(site["packed"]["log_prob"])
     return _Factors(tree, sizes, trace)
+
+
+def _scored(site: dict[str, Any]) -> bool:
+    """Whether the gradient of a site needs its score: its draws cannot be differentiated."""
+    if site["fn"].has_rsample or not torch.is_grad_enabled():
+        return False
+    return bool(site["fn"].log_prob(site["value"]).requires_grad)
+
+
+def _negative(term: _Packed) -> _Packed:
+    result = -term
+    result._pyro_dims = term._pyro_dims
+    return result
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """One differentiable draw of all latents of a pair.
+
+    Attributes
+    ----------
+    rows : Tensor (n,)
+        log p(x_n, z_n given t) - log q(z_n given x_n), enumerated sites summed out.
+    score : Tensor (n,)
+        log q of the row latents that the guide draws and whose draws cannot be
+        differentiated: `rows` holds no gradient of it.
+    globals : Tensor ()
+        log p(t) - log q(t).
+    """
+
+    rows: Tensor
+    score: Tensor
+    globals: Tensor
+
+
+def weighed(family: Family, batch: Batch, plan: Plan, given: _Values | None = None) -> Weighed:
+    """The terms of a bound on the log density of rows, from torch's random state.
+
+    `given` are values of the globals to take instead of draws; gradients go through them.
+
+    Draws are reparametrised where they can be. A latent that the guide lacks and whose draws
+    cannot be differentiated is worth 0 with the gradient of its log density, so that weights
+    of several draws give the gradient of reweighted wake-sleep (Bornschein and Bengio 2015).
+    Where a guide states its distribution with parameters detached, log q of the globals is
+    taken from it: without the score, whose mean is 0, the gradient has no noise where the
+    guide is the posterior (Roeder, Wu and Duvenaud 2017, Sticking the landing).
+    """
+    n = len(batch)
+    guide = traced(family.guide, batch, given or {})
+    mine = global_sites(guide)
+    proposals = {k: v for k, v in row_sites(guide, False).items() if k in plan.proposed}
+    values = {name: site["value"] for name, site in {**mine, **proposals}.items()}
+    rows = torch.zeros(n, dtype=_dtype(batch), device=batch.seen.device)
+    score = torch.zeros_like(rows)
+    for site in proposals.values():
+        log_q = _per_row(_log_prob(site), n)
+        if not site["fn"].has_rsample:
+            score, log_q = score + log_q, log_q.detach()
+        rows = rows - log_q
+    if plan.enumerated:
+        factors = _factors(family, batch, values, None, plan)
+        trace, rows = factors.trace, rows + factors.contracted()
+    else:
+        trace = traced(family.model, batch, values)
+        for name, site in row_sites(trace).items():
+            if name not in plan.prior:
+                rows = rows + _per_row(_log_prob(site), n)
+            elif _scored(site):
+                log_p = _per_row(_log_prob(site), n)
+                rows = rows + (log_p - log_p.detach())
+    shared = rows.new_zeros(())
+    for sign, sites in ((1, global_sites(trace)), (-1, mine)):
+        for name, site in sites.items():
+            if name in mine:  # one that the guide lacks is proposed from the model: worth 0
+                still = None if given else site["infer"].get(STILL)
+                log_p = _log_prob(site) if still is None else still.log_prob(site["value"])
+                shared = shared + sign * log_p.sum()
+    return Weighed(rows, score, shared)
 
 
 class _StableRing(LogRing):

@@ -42,12 +42,18 @@ def _member(subject: Subject, name: str) -> tuple[Density, Family, Batch]:
 
 
 def elbo(family: Family, batch: Batch, seeds: range) -> torch.Tensor:
-    """Pyro's own estimate of the ELBO of a batch, one for each seed."""
+    """Pyro's own estimate of the ELBO of a batch, one for each seed; the family's own bound
+    where it has one.
+    """
     found = []
     plain = replace(batch, sites={})
+    own = family.engine(batch)
     for seed in seeds:
         with torch.no_grad(), guarded(seed):
-            found.append(-Trace_ELBO().loss(family.model, family.guide, plain))
+            if own is not None:
+                found.append(-float(own[1](plain)) * plain.total)
+            else:
+                found.append(-Trace_ELBO().loss(family.model, family.guide, plain))
     return torch.tensor(found, dtype=torch.float64)
 
 
@@ -195,7 +201,11 @@ def gradients_reach_every_parameter(subject: Subject) -> None:
     x = None if batch.x is None else batch.x.to(dtype)
     batch = replace(batch, x=x, weight=batch.weight.to(dtype), sites={})
     with guarded(0):
-        Trace_ELBO().differentiable_loss(family.model, family.guide, batch).backward()
+        own = family.engine(batch)
+        if own is not None:
+            own[1](batch).backward()
+        else:
+            Trace_ELBO().differentiable_loss(family.model, family.guide, batch).backward()
     lost = [n for n, p in family.named_parameters() if p.grad is None or not p.grad.any()]
     broken = [
         n

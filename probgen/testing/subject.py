@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -59,11 +59,18 @@ class Subject:
         class (or function) that is made from a schema.
     table : data frame, optional
         Takes the place of the mixed table with holes in the checks that suit any table.
+    given : sequence of column names
+        Columns of `table` that the fit conditions on.
     """
 
-    def __init__(self, make: Make, table: pd.DataFrame | None = None) -> None:
+    def __init__(
+        self,
+        make: Make,
+        table: pd.DataFrame | None = None,
+        given: Sequence[Hashable] = (),
+    ) -> None:
         self._make = _maker(make)
-        self._table = table
+        self._table, self.given = table, list(given)
         self._fits: dict[str, Density] = {}
 
     def estimator(self, **settings: Any) -> Density:
@@ -73,39 +80,63 @@ class Subject:
         return made.set_params(**{k: v for k, v in settings.items() if k in known})
 
     @property
-    def family(self) -> type[Family]:
-        """The class of the family."""
-        return self.estimator().family
+    def own_columns(self) -> bool:
+        """Whether the estimator is written for the columns of one table: its own functions."""
+        return bool(self.estimator().functions)
+
+    @property
+    def family(self) -> Family | type[Family]:
+        """The class of the family; the fitted one where the user's functions decide."""
+        return self.fitted()._traits if self.own_columns else self.estimator().family
+
+    def any(self, name: str) -> str:
+        """The name of a contract table, or "mixed" where only the subject's own will do."""
+        return "mixed" if self.own_columns else name
+
+    def modelled(self, table: pd.DataFrame) -> list[Hashable]:
+        """The columns of a table that are not conditioned on."""
+        return [name for name in table.columns if name not in self.given]
+
+    def sample(self, model: Density, n: int, random_state: int) -> pd.DataFrame:
+        """n rows of a model, in contexts of the subject's table where it has some."""
+        if not self.given:
+            return model.sample(n, random_state=random_state)
+        rows = np.random.default_rng(random_state).integers(len(self.table()), size=n)
+        context = self.table()[self.given].iloc[rows].reset_index(drop=True)
+        drawn = model.sample(1, given=context, random_state=random_state)
+        return drawn.reset_index(drop=True)
 
     def table(self, name: str = "mixed") -> pd.DataFrame:
         """A contract table by name; a new frame at each call."""
         if name == "mixed" and self._table is not None:
             return self._table.copy()
+        if self.own_columns:
+            raise NotApplicable("the functions are written for the columns of another table")
         contract = TABLES[name]
         table = contract.make()
         return table if self.family.holes != "refuse" else table.dropna(ignore_index=True)
 
     def fit(self, table: pd.DataFrame, name: str = "", **settings: Any) -> Density:
         """A new fit, quiet; `name` lends the column kinds of a contract table."""
-        contract = TABLES.get(name, Contract(dict))
+        own = name == "mixed" and self._table is not None
+        contract = Contract(dict) if own else TABLES.get(name, Contract(dict))
         settings = {"columns": contract.columns} | contract.settings | settings
         how = {key: settings.pop(key, None) for key in ("sample_weight", "calibration")}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return self.estimator(**settings).fit(table, **how)
+            return self.estimator(**settings).fit(table, given=self.given, **how)
 
     def fitted(self, name: str = "mixed") -> Density:
         """The fit to a contract table, made at the first call."""
         if name not in self._fits:
-            own = name == "mixed" and self._table is not None
-            self._fits[name] = self.fit(self.table(name), "" if own else name)
+            self._fits[name] = self.fit(self.table(name), name)
         return self._fits[name]
 
     def batch(self, name: str = "mixed", model: Density | None = None) -> Batch:
         """The encoded rows of a contract table, by the schema of its fit."""
-        schema = (model or self.fitted(name)).schema_
-        encoded = encode(self.table(name), schema)
-        return Batch.of(torch.from_numpy(encoded.x), torch.from_numpy(encoded.seen))
+        model = model or self.fitted(name)
+        encoded = encode(self.table(name), model.schema_)
+        return model._batch(encoded, torch.device("cpu"))
 
 
 def _maker(make: Make) -> Callable[[], Density]:
@@ -168,6 +199,7 @@ def check_family(
     make: Make,
     table: pd.DataFrame | None = None,
     *,
+    given: Sequence[Hashable] = (),
     only: Iterable[str] | None = None,
     skip: Mapping[str, str] | None = None,
     on_fail: Literal["raise", "return"] = "raise",
@@ -180,7 +212,10 @@ def check_family(
         An unfitted estimator, a function that makes one, or a `Family` made from a schema.
         Fast settings are wise: about thirty small tables are fitted.
     table : data frame, optional
-        Your own table, used where any table will do.
+        Your own table, used where any table will do. A `Pair` needs one: checks on tables
+        that its functions do not know are skipped.
+    given : sequence of column names
+        Columns of `table` that the fit conditions on.
     only : iterable of str, optional
         Names of the checks to run (keys of `CHECKS`); all by default.
     skip : mapping, optional
@@ -211,7 +246,7 @@ def check_family(
         raise SchemaError(message(
             f"unknown check(s) {unknown}", f"names among {list(CHECKS)}", "correct the names"
         ))  # fmt: skip
-    subject, results = Subject(make, table), []
+    subject, results = Subject(make, table, given), []
     for name in names:
         result = _run(subject, name, skip.get(name))
         results.append(result)

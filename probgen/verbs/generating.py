@@ -98,8 +98,13 @@ class Generating(Asked):
             if slot.reserved and name in frame.columns:  # foreign levels are drawn, not kept
                 drawn[name] = frame[name].where(known.seen[:, place])
         table = self._decode(self._draw(batch.take(rows), generator, strict), index)
-        kept = keep_seen(table, drawn.iloc[np.repeat(np.arange(len(frame)), int(n))])
-        return with_dtypes(kept, table)
+        known_cells = drawn.iloc[np.repeat(np.arange(len(frame)), int(n))]
+        found = with_dtypes(keep_seen(table, known_cells), table)
+        for place, column in enumerate(self.schema_.columns):  # conditioned on, never drawn
+            if column.role == "context" and column.name in known_cells:
+                value = known_cells[column.name].set_axis(found.index)
+                found.insert(min(place, found.shape[1]), column.name, value)
+        return found
 
     def impute(
         self,
@@ -148,9 +153,10 @@ class Generating(Asked):
         for place, slot in enumerate(self.schema_.slots):
             if slot.reserved:  # a foreign level: the caller's own cell stands there
                 x[x[:, place] == slot.size - 1, place] = 0.0
-        known = [name for name in frame.columns if name in self.schema_.number]
-        filled = keep_seen(self._decode(x, frame.index)[known], frame[known])
-        columns = {n: filled[n] if n in self.schema_.number else frame[n] for n in frame.columns}
+        decoded = self._decode(x, frame.index)  # context columns are the caller's own
+        known = [name for name in frame.columns if name in decoded]
+        filled = keep_seen(decoded[known], frame[known])
+        columns = {n: filled[n] if n in filled else frame[n] for n in frame.columns}
         return pd.DataFrame(columns, index=frame.index)
 
     def _expected(self, batch: Batch) -> np.ndarray:

@@ -39,7 +39,8 @@ class Trust(Asked):
         check_is_fitted(self)
 
         def fit_floor(rows: pd.DataFrame) -> Any:
-            return Independent(schema=self.schema_, random_state=0, draws=0).fit(rows)
+            schema = self.schema_.standard()
+            return Independent(schema=schema, random_state=0, draws=0).fit(rows)
 
         joint = not self.schema_.context_slots
         return check(self._density, table, train, fit_floor if joint else None)
