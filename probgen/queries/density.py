@@ -86,13 +86,13 @@ class Estimate:
 
 
 def joined(parts: list[Estimate]) -> Estimate:
-    """The numbers of consecutive rows as one."""
+    """The numbers of rows, part after part."""
     return Estimate(
         value=torch.cat([part.value for part in parts]),
         se=torch.cat([part.se for part in parts]),
         ess=torch.cat([part.ess for part in parts]),
         khat=torch.cat([part.khat for part in parts]),
-        method=parts[0].method,
+        method="+".join(sorted({part.method for part in parts})),
     )
 
 
@@ -305,11 +305,18 @@ def log_weights(
 
 
 def _through_pair(member: Family, draws: Draws, batch: Batch, share: int, first: int) -> Estimate:
-    """The density by running the pair."""
-    parts = log_weights(member, draws, batch, share, first, estimate_of)
-    if not parts:
+    """The density by running the pair; whole rows apart, which may need no noise."""
+    hidden = holes(batch, slots_of(member)).any(1)
+    kinds = [rows for rows in ((~hidden).nonzero()[:, 0], hidden.nonzero()[:, 0]) if len(rows)]
+    if not kinds:
         return _exact(no_rows(batch), "enumerated")
-    return joined(parts)
+    found = []
+    for rows in kinds:
+        part = batch if len(kinds) == 1 else batch.take(rows)
+        found.append(joined(log_weights(member, draws, part, share, first, estimate_of)))
+    if len(kinds) == 1:
+        return found[0]
+    return joined(found).take(torch.cat(kinds).argsort())
 
 
 def estimate_of(sampled: bool, weights: Tensor) -> Estimate:
