@@ -74,13 +74,13 @@ class Kernel:
     precision: Tensor
     log_const: Tensor
     dof: Tensor | None = None
-    _covariance: Tensor | None = None
+    _root: Tensor | None = None
 
-    def covariance(self) -> Tensor:
-        """Inverse of full precisions (k, d, d); of a t, its scale matrix."""
-        if self._covariance is None:
-            self._covariance = torch.cholesky_inverse(cholesky(self.precision))
-        return self._covariance
+    def root(self) -> Tensor:
+        """Lower Cholesky factors of full precisions (k, d, d), worked out once."""
+        if self._root is None:
+            self._root = cholesky(self.precision)
+        return self._root
 
 
 class Normals(nn.Module):
