@@ -19,15 +19,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from probgen.leaves import gamma_draws
-from probgen.normals import Kernel, Moments, cholesky, log_det_of, log_kernel
+from probgen.normals import Hidden, Kernel, Moments, cholesky, log_det_of, log_kernel
 
-__all__ = ["Hidden", "Marginals", "Patterns", "pattern_groups"]
+__all__ = ["Marginals", "Patterns", "pattern_groups"]
 
 #: rows from which a pattern is worked out by itself, without a gather of its matrices
 OWN_GROUP = 64
@@ -61,17 +60,6 @@ class Patterns:
     def hidden(self) -> Tensor:
         """Numbers (p, h) of the hidden slots."""
         return (~self.values).nonzero()[:, 1].view(len(self.values), -1)
-
-
-class Hidden(NamedTuple):
-    """The hidden slots of rows given the seen ones, for each component: Student's t or normal.
-
-    mean and scale are (n, k, d), with scale 0 where seen; dof is (n, k, d), infinite for normals.
-    """
-
-    mean: Tensor
-    scale: Tensor
-    dof: Tensor
 
 
 def pattern_groups(seen: Tensor, k: int) -> Iterator[tuple[Tensor | slice, Patterns | None]]:
@@ -160,9 +148,9 @@ class Marginals:
         return value if self.back is None else value.index_select(dim, self.back)
 
     def _score(self, x: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """(x with its holes at their conditional means, less the mean (k, n, d); distances (k, n)).
+        """Rows with holes at their conditional means, less the mean (k, n, d), and distances.
 
-        Distances are the squared Mahalanobis distances of the seen slots.
+        Distances (k, n) are the squared Mahalanobis distances of the seen slots.
         """
         gap = (x - self.kernel.mean[:, None]) * seen
         scaled = gap @ self.kernel.precision
@@ -185,24 +173,18 @@ class Marginals:
     def _filled(self, x: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
         return self._score(x, seen) if self._last is None else self._last
 
-    def expect(self, x: Tensor, seen: Tensor) -> Tensor:
-        """(n, k, d): rows just scored with unseen slots at their mean given the seen ones."""
-        gap, _ = self._filled(x, seen)
-        mean = (gap + self.kernel.mean[:, None]).transpose(0, 1)
-        return torch.where(seen[:, None], x[:, None], mean)
-
     def conditional(self, x: Tensor, seen: Tensor) -> Hidden:
         """The unseen slots of rows just scored given the seen ones."""
-        mean = self.expect(x, seen)
+        gap, distance = self._filled(x, seen)
+        mean = (gap + self.kernel.mean[:, None]).transpose(0, 1)
         variance = self._of_rows(self.inverse.diagonal(dim1=1, dim2=2).mT, 2)  # (k, h, n)
         index = self._of_rows(self.index, 0).expand(len(variance), len(x), self.h)
-        scale = torch.zeros_like(mean).transpose(0, 1)
-        scale.scatter_(2, index, variance.mT.expand(index.shape).sqrt())
-        scale = scale.transpose(0, 1)
+        scale = torch.ones_like(gap)
+        scale = scale.scatter_(2, index, variance.mT.expand(index.shape).sqrt()).transpose(0, 1)
         if self.kernel.dof is None:
             return Hidden(mean, scale, torch.full_like(mean, torch.inf))
         dof = self.kernel.dof + self.d_seen
-        wider = ((self.kernel.dof + self._filled(x, seen)[1].T) / dof).sqrt()
+        wider = ((self.kernel.dof + distance.T) / dof).sqrt()
         return Hidden(mean, scale * wider[..., None], dof[:, None].expand_as(mean))
 
     def accumulate(self, x: Tensor, seen: Tensor, r: Tensor) -> Moments:

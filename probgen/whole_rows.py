@@ -54,10 +54,6 @@ class WholeRows:
         """Nothing is hidden: x itself."""
         return x
 
-    def expect(self, x: Tensor, seen: Tensor) -> Tensor:
-        """(n, k, d): nothing is hidden, x for every component."""
-        return x[:, None].expand(-1, len(self.log_det), -1)
-
 
 def moments_of(x: Tensor, r: Tensor) -> Moments:
     """Statistics of whole rows x (n, d) with responsibilities r (n, k)."""

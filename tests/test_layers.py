@@ -33,6 +33,7 @@ ROWS = [
     {"holes", "whole_rows"},
     {"full_normals"},
     {"likelihoods", "starts"},
+    {"conditionals"},
     {"nn"},
     {"family"},
     {"weights", "plain"},  # of a saved model
@@ -52,7 +53,7 @@ ROWS = [
     {"density"},
     {"selection"},
     {"estimators"},
-    {"outliers"},
+    {"outliers", "pooling"},
     {"saving"},
     {"plots"},
     {""},  # probgen/__init__.py: the public names
