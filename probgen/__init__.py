@@ -11,6 +11,7 @@ from probgen.errors import (
     SchemaError,
 )
 from probgen.estimators import GaussianMixture, Independent
+from probgen.pooling import Pooled, pool
 from probgen.saving import load
 from probgen.schema import Column, Schema
 
@@ -26,8 +27,10 @@ __all__ = [
     "Independent",
     "ModelFileError",
     "NotSupported",
+    "Pooled",
     "ProbgenError",
     "Schema",
     "SchemaError",
     "load",
+    "pool",
 ]
