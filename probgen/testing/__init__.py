@@ -10,7 +10,7 @@ its reason.
 Which promise a check holds is the first line of its docstring.
 """
 
-from probgen.testing import density, fitting, pair
+from probgen.testing import density, fitting, imputing, pair
 from probgen.testing.sklearn import EXPECTED_FAILURES, check_estimator
 from probgen.testing.subject import (
     CHECKS,
@@ -32,5 +32,6 @@ __all__ = [
     "check_family",
     "density",
     "fitting",
+    "imputing",
     "pair",
 ]

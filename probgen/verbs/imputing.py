@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,8 @@ from probgen.verbs.centres import Centre, fill_centres, plan
 from probgen.verbs.shifts import Delta, Shifts, shifts_of
 
 __all__ = ["Imputing"]
+
+Complete: TypeAlias = Callable[[Batch, torch.Generator], torch.Tensor]
 
 #: rows whose cells are worked out together, and draws a cell where a family has no closed form
 ROWS, DRAWS = 1024, 400
@@ -124,9 +126,14 @@ class Imputing(Asked):
             if draws is None:
                 return self._filled(self._centred(batch, how, shifts, random_state), frame)
             generator = generator_of(random_state)
+            sources = self._sources(int(draws), generator)
+            # a stream for each table: with another delta the same cells are drawn, then moved
+            seeds = torch.randint(2**62, (int(draws),), generator=generator).tolist()
             return [
-                self._filled(self._moved(own, batch, shifts, generator), frame)
-                for own in self._sources(int(draws), generator)
+                self._filled(
+                    self._moved(own, batch, shifts, torch.Generator().manual_seed(seed)), frame
+                )
+                for own, seed in zip(sources, seeds, strict=True)
             ]
 
     def _warn_of_empty(self, frame: pd.DataFrame) -> None:
@@ -177,8 +184,10 @@ class Imputing(Asked):
         each = [member.conditionals(batch) for member in self.members_]
         found = [cells for cells in each if cells is not None]
         if len(found) < len(each):
-            drawn = [queries.sample(self._predictive(), batch, generator) for _ in range(DRAWS)]
-            return from_draws(torch.stack(drawn), self.schema_.slots, batch.seen)
+            many = torch.arange(len(batch), device=batch.seen.device).repeat(DRAWS)
+            drawn = queries.sample(self._predictive(), batch.take(many), generator)
+            drawn = drawn.view(DRAWS, *batch.seen.shape)
+            return from_draws(drawn, self.schema_.slots, batch.seen)
         if len(found) == 1:
             return found[0]
         single = [Predictive([m], [{}]) for m in self.members_]
@@ -187,14 +196,12 @@ class Imputing(Asked):
 
     # --- draws ------------------------------------------------------------------------
 
-    def _sources(
-        self, count: int, generator: torch.Generator
-    ) -> list[Callable[[Batch], torch.Tensor]]:
+    def _sources(self, count: int, generator: torch.Generator) -> list[Complete]:
         """For each of `count` tables, what draws the unseen cells of a batch."""
         order = torch.randperm(len(self.members_), generator=generator).tolist()
         members = [order[t % len(order)] for t in range(count)]
         globals_ = {r: self._globals(r, members.count(r), generator) for r in set(members)}
-        return [self._source(self.members_[r], globals_[r].pop(), generator) for r in members]
+        return [_source(self.members_[r], globals_[r].pop()) for r in members]
 
     def _globals(self, member: int, count: int, generator: torch.Generator) -> list[Draws]:
         """`count` posterior draws of one member's globals, each (1, ...), in random order."""
@@ -211,24 +218,9 @@ class Imputing(Asked):
         ]).tolist()  # fmt: skip
         return [{name: v[s : s + 1] for name, v in stored.items()} for s in order[:count]]
 
-    def _source(
-        self, member: Family, draw: Draws, generator: torch.Generator
-    ) -> Callable[[Batch], torch.Tensor]:
-        def complete(batch: Batch) -> torch.Tensor:
-            found = member.complete_at(batch, draw, generator) if draw else None
-            if found is not None:
-                return torch.where(batch.seen, queries.encoded(batch), found)
-            own = type(member).complete is not Family.complete
-            at_once = Predictive([member], [{}]) if own or not draw else (
-                Predictive([member], [draw], integrated=False)
-            )  # fmt: skip
-            return queries.sample(at_once, batch, generator)
-
-        return complete
-
     def _moved(
         self,
-        complete: Callable[[Batch], torch.Tensor],
+        complete: Complete,
         batch: Batch,
         shifts: Shifts,
         generator: torch.Generator,
@@ -261,14 +253,29 @@ class Imputing(Asked):
         return x
 
 
+def _source(member: Family, draw: Draws) -> Complete:
+    """What draws the unseen cells of rows from one member, its globals at one draw."""
+
+    def complete(batch: Batch, generator: torch.Generator) -> torch.Tensor:
+        found = member.complete_at(batch, draw, generator) if draw else None
+        if found is not None:
+            return torch.where(batch.seen, queries.encoded(batch), found)
+        # a family that completes rows by its density alone is taken at that
+        whole = not draw or type(member).complete is not Family.complete
+        one = Predictive([member], [{} if whole else draw], integrated=whole)
+        return queries.sample(one, batch, generator)
+
+    return complete
+
+
 def _tilted(
-    complete: Callable[[Batch], torch.Tensor],
+    complete: Complete,
     batch: Batch,
     shifts: Shifts,
     generator: torch.Generator,
 ) -> torch.Tensor:
     """Completed rows; those with tilted cells by rejection, which keeps the joint draw exact."""
-    x = complete(batch)
+    x = complete(batch, generator)
     if not shifts.tilts:
         return x
     left = shifts.open(batch.seen).nonzero()[:, 0]
@@ -283,5 +290,6 @@ def _tilted(
         x[left[done]] = trial[places[done]]
         left = left[~done]
         copies = max(1, min(COPIES, len(batch) // max(1, len(left))))
-        trial = complete(batch.take(left.repeat_interleave(copies))) if len(left) else trial
+        if len(left):
+            trial = complete(batch.take(left.repeat_interleave(copies)), generator)
     return x
