@@ -10,7 +10,7 @@ hundredth of the whole matrix.
 
 Small blocks are inverted by the sweep operator, written for many matrices at once (Beaton
 1964; Dempster 1969, Elements of continuous multivariate analysis; Little and Rubin 2019,
-Statistical analysis with missing data, section 7.4).
+Statistical analysis with missing data, chapter 7).
 
 Sizes: n rows, k components, d slots, p patterns, h hidden slots.
 """
