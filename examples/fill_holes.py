@@ -159,8 +159,8 @@ ax.legend(frameon=False)
 fig.tight_layout()
 
 # %% [markdown]
-# Even if the unweighed birds were 400 g heavier, or lighter, than flipper, species and sex say, the
-# answer would stay inside the interval that we state.
+# Even if the unweighed birds were 400 g heavier, or lighter, than flipper, species and sex say,
+# the answer would stay inside the interval that we state.
 #
 # ## Can the imputations be believed?
 #
