@@ -114,7 +114,7 @@ class Family(nn.Module):
         return None
 
     def complete_at(self, batch: Batch, draw: Draws, generator: torch.Generator) -> Tensor | None:
-        """As `complete`, with the globals at one draw, each (1, *shape), for all rows."""
+        """As `complete`, with the globals at one draw, each ``(1, *shape)``, for all rows."""
         return None
 
     def point_globals(self) -> Draws | None:
