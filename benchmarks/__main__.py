@@ -22,6 +22,7 @@ BENCHMARKS = {
     "conditionals": False,
     "false_discoveries": False,
     "known_density": True,
+    "imputation": True,
 }
 
 

@@ -13,6 +13,7 @@ from probgen.errors import (
     SchemaError,
 )
 from probgen.estimators import GaussianMixture, Independent, Pair
+from probgen.pooling import Pooled, pool
 from probgen.saving import load
 from probgen.schema import Column, Schema
 
@@ -31,8 +32,10 @@ __all__ = [
     "NotSupported",
     "OutlierDetector",
     "Pair",
+    "Pooled",
     "ProbgenError",
     "Schema",
     "SchemaError",
     "load",
+    "pool",
 ]

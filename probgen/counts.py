@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
+from scipy.special import betainc, pdtr
 from torch import Tensor
 
 from probgen.leaves import HALF_LOG_2PI, LARGE, GridLeaf, gamma_draws, occupied, sorted_mass
@@ -110,7 +112,24 @@ class CountLeaf(GridLeaf):
         return means[(share < 0.5).sum(-1).clamp_max(len(means) - 1)].round()
 
     def basis_means(self) -> Tensor:
-        return torch.cat([self.points, self.poisson, self.mean, self.centre.clamp_min(0.0)])
+        # of a rounded normal, that of the normal cut off at -1/2
+        low = (-0.5 - self.centre) / self.width
+        hazard = (-0.5 * low.square() - HALF_LOG_2PI - torch.special.log_ndtr(-low)).exp()
+        return torch.cat([self.points, self.poisson, self.mean, self.centre + self.width * hazard])
+
+    def cumulative(self, v: Tensor) -> Tensor:
+        """Probability (c, b) of at most v (c,), whole numbers, under each basis density."""
+        value = v[:, None].cpu().numpy()
+        p, r, m = (t.cpu().numpy() for t in (self.poisson, self.shape, self.mean))
+        # nothing lies below 0; the functions of SciPy are not defined there
+        poisson = np.where(value < 0, 0.0, pdtr(np.maximum(value, 0), p))
+        binomial = np.where(value < 0, 0.0, betainc(r, np.maximum(value, 0) + 1, r / (r + m)))
+        exact = torch.from_numpy(np.concatenate([poisson, binomial], 1)).to(v.device)
+        points = (v[:, None] >= self.points).double()
+        low = torch.special.ndtr((-0.5 - self.centre) / self.width)
+        high = torch.special.ndtr((v[:, None] + 0.5 - self.centre) / self.width)
+        narrow = ((high - low) / (1 - low)).clamp(0.0, 1.0)
+        return torch.cat([points, exact, narrow], 1)
 
     def draw_basis(self, index: Tensor, generator: torch.Generator) -> Tensor:
         ends = torch.tensor([len(self.points), len(self.poisson), len(self.mean)]).cumsum(0)

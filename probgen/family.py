@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from probgen.batch import Batch
+from probgen.conditionals import Conditionals
 from probgen.schema import Schema
 
 __all__ = ["Draws", "Family", "Objective"]
@@ -142,12 +143,19 @@ class Family(nn.Module):
         """
         return None
 
+    def complete_at(self, batch: Batch, draw: Draws, generator: torch.Generator) -> Tensor | None:
+        """As `complete`, with the globals at one draw, each ``(1, *shape)``, for all rows."""
+        return None
+
     def point_globals(self) -> Draws | None:
         """One value of the globals, each (1, ...), for the plug-in density; None: derive it."""
         return None
 
-    def expect(self, batch: Batch) -> Tensor | None:
-        """x (n, m) with unseen cells at their mean (mode of a category) given the seen ones."""
+    def conditionals(self, batch: Batch) -> Conditionals | None:
+        """Each unseen cell given the seen ones of its row, by slot; None: from draws.
+
+        Under the same predictive that `exact_log_prob(batch, None)` scores.
+        """
         return None
 
     def reconstruct(self, batch: Batch) -> Tensor | None:

@@ -211,7 +211,7 @@ class FullNormals(Normals):
         self, kernel: Kernel, patterns: Patterns | None, exact: bool = True
     ) -> WholeRows | Marginals:
         """What is the same for all rows of a group; `exact` where digits matter (scoring)."""
-        return WholeRows(kernel, exact) if patterns is None else Marginals(kernel, patterns)
+        return WholeRows(kernel, exact) if patterns is None else Marginals(kernel, patterns, exact)
 
     def gather_hard(self, x: Tensor, seen: Tensor, r: Tensor) -> Moments:
         """Statistics of rows without holes, with responsibilities r (n, k)."""

@@ -1,11 +1,18 @@
 """Normals whose rows have holes: marginals, conditional means and draws, pattern by pattern.
 
-Padded algebra keeps every matrix (d, d): with the hidden rows and columns of a covariance
-replaced by those of the identity, its Cholesky factor gives the marginal of the seen slots,
-and products with a gap that is 0 where hidden give conditional means. So rows of many
-patterns are worked out in a few batched calls.
+All is worked out on the hidden block of the precision, whose size is the number of holes of a
+row: its inverse is the covariance of the hidden slots given the seen ones, its determinant
+turns that of the joint into that of the marginal, and the squared distance of the seen slots
+is that of the whole row with its holes at their conditional mean. Rows with equally many
+holes are worked out together in batched calls, whatever their patterns: with a fifth of 16
+columns hidden nearly every row has a pattern of its own, and blocks of 3 x 3 cost a
+hundredth of the whole matrix.
 
-Sizes: n rows, k components, d slots, p patterns.
+Small blocks are inverted by the sweep operator, written for many matrices at once (Beaton
+1964; Dempster 1969, Elements of continuous multivariate analysis; Little and Rubin 2019,
+Statistical analysis with missing data, chapter 7).
+
+Sizes: n rows, k components, d slots, p patterns, h hidden slots.
 """
 
 from __future__ import annotations
@@ -17,29 +24,42 @@ import torch
 from torch import Tensor
 
 from probgen.leaves import gamma_draws
-from probgen.normals import Kernel, Moments, cholesky, log_det_of, log_kernel
+from probgen.normals import Hidden, Kernel, Moments, cholesky, log_det_of, log_kernel
 
 __all__ = ["Marginals", "Patterns", "pattern_groups"]
 
 #: rows from which a pattern is worked out by itself, without a gather of its matrices
 OWN_GROUP = 64
-#: numbers in the gathered matrices of a group of rows: 16 MB of float64
-GATHERED = 2_000_000
+#: numbers in the widest intermediate of a group of rows (4 MB of float64), and in the hidden
+#: blocks gathered for its rows (16 MB)
+WIDEST, GATHERED = 500_000, 2_000_000
+#: hidden slots up to which blocks are swept: beyond, the overhead of LAPACK is the smaller one
+SWEPT = 8
 
 
 @dataclass
 class Patterns:
     """Patterns (p, d), True where seen, and which of them each row has (n,).
 
-    `back` is None where there is one pattern for all rows.
+    All have equally many hidden slots. `back` is None where there is one pattern for all rows.
     """
 
     values: Tensor
     back: Tensor | None = None
 
     def take(self, rows: slice) -> Patterns:
-        """The patterns of some of the rows."""
-        return self if self.back is None else Patterns(self.values, self.back[rows])
+        """The patterns of some of the rows, which are in the order of their patterns."""
+        if self.back is None:
+            return self
+        back = self.back[rows]
+        if not len(back):
+            return Patterns(self.values[:1], back)
+        first, last = int(back[0]), int(back[-1])
+        return Patterns(self.values[first : last + 1], back - first)
+
+    def hidden(self) -> Tensor:
+        """Numbers (p, h) of the hidden slots."""
+        return (~self.values).nonzero()[:, 1].view(len(self.values), -1)
 
 
 def pattern_groups(seen: Tensor, k: int) -> Iterator[tuple[Tensor | slice, Patterns | None]]:
@@ -49,20 +69,27 @@ def pattern_groups(seen: Tensor, k: int) -> Iterator[tuple[Tensor | slice, Patte
         yield slice(0, n), None
         return
     values, back, sizes = _distinct(seen)
-    order = back.argsort(stable=True)
-    few: list[Tensor] = []
-    for rows, pattern in zip(order.split(sizes.tolist()), values, strict=True):
-        if bool(pattern.all()):
-            yield rows, None
-        elif len(rows) >= OWN_GROUP:
-            yield rows, Patterns(pattern[None])
-        else:
-            few.append(rows)
-    if few:
-        # sorted by pattern, so that few patterns fall into each group
-        for rows in torch.cat(few).split(max(1, GATHERED // (k * d * d))):
-            own, back, _ = _distinct(seen[rows])
-            yield rows, Patterns(own, back)
+    hidden = d - values.sum(-1)
+    # rows by number of holes, then by pattern
+    rank = hidden.argsort(stable=True)
+    order = torch.empty_like(rank)
+    order[rank] = torch.arange(len(rank), device=rank.device)
+    back = order[back]
+    values, sizes, hidden = values[rank], sizes[rank], hidden[rank]
+    rows = back.argsort(stable=True)
+    ends = sizes.cumsum(0)
+    own = (hidden == 0) | (sizes >= OWN_GROUP)
+    for i in own.nonzero()[:, 0].tolist():
+        part = rows[ends[i] - sizes[i] : ends[i]]
+        yield part, None if hidden[i] == 0 else Patterns(values[i : i + 1])
+    few = rows[~own[back[rows]]]
+    holes = hidden[back[few]]
+    for h in holes.unique().tolist():
+        same = few[holes == h]
+        step = max(1, min(WIDEST // (k * d), GATHERED // (k * h * h)))
+        for part in same.split(step):
+            found, which = back[part].unique_consecutive(return_inverse=True)
+            yield part, Patterns(values[found], which)
 
 
 def _distinct(seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -75,85 +102,131 @@ def _distinct(seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return (values[:, None] & powers) > 0, back, sizes
 
 
-class Marginals:
-    """k kernels conditioned on the seen slots of rows of some patterns."""
+def _inverse(block: Tensor) -> tuple[Tensor, Tensor]:
+    """Inverses of symmetric positive blocks (k, h, h, p), and their log determinants (k, p)."""
+    h = block.shape[1]
+    if h > SWEPT:
+        root = cholesky(block.permute(0, 3, 1, 2))
+        return torch.cholesky_inverse(root).permute(0, 2, 3, 1), log_det_of(root)
+    log_det = block.new_zeros(block.shape[0], block.shape[3])
+    out = block.clone()
+    for j in range(h):
+        # rounding must not turn the pivot of a nearly singular block negative
+        pivot = torch.maximum(out[:, j, j], 1e-14 * block[:, j, j])
+        log_det += pivot.log()
+        row = out[:, j] / pivot[:, None]
+        out -= out[:, :, j].clone()[:, :, None] * row[:, None]
+        out[:, j], out[:, :, j] = row, row
+        out[:, j, j] = -1 / pivot
+    return out.neg_(), log_det
 
-    def __init__(self, kernel: Kernel, patterns: Patterns) -> None:
+
+class Marginals:
+    """k kernels conditioned on the seen slots of rows of some patterns.
+
+    `exact` takes distances from whitened rows; otherwise from products with the precision,
+    which are at hand and lose digits where a component is much smaller than the table.
+    """
+
+    def __init__(self, kernel: Kernel, patterns: Patterns, exact: bool = True) -> None:
         self.kernel, self.back = kernel, patterns.back
-        covariance = kernel.covariance()
-        on = patterns.values[:, None]
-        self.on = on
-        both = on[..., :, None] & on[..., None, :]
-        eye = torch.eye(on.shape[-1], dtype=covariance.dtype, device=covariance.device)
-        root = cholesky(torch.where(both, covariance, eye))
-        self.log_det = -log_det_of(root)  # (p, k), of the precision of the seen slots
-        self.precision = torch.where(both, torch.cholesky_inverse(root), 0.0)  # (p, k, d, d)
-        self.covariance = covariance
-        self.d_seen = patterns.values.sum(-1).to(covariance.dtype)
-        self._hidden: Tensor | None = None
+        self.index = patterns.hidden()
+        p, self.h = self.index.shape
+        k, d = kernel.mean.shape
+        # the cells of hidden blocks in flattened matrices, (h * h * p,)
+        self.cells = (self.index.T[:, None] * d + self.index.T).flatten()
+        block = kernel.precision.reshape(k, d * d)[:, self.cells].view(k, self.h, self.h, p)
+        self.inverse, log_det = _inverse(block)
+        self.root = kernel.root()
+        self.log_det = (log_det_of(self.root)[:, None] - log_det).T  # (p, k), of the seen slots
+        self.exact, self.d_seen = exact, d - self.h
         # of the rows that were scored last: chunks are scored, then counted or filled
         self._last: tuple[Tensor, Tensor] | None = None
 
-    def _of_rows(self, value: Tensor) -> Tensor:
-        """Values (p, ...) as (n, ...), or (1, ...) where one pattern stands for all rows."""
-        return value if self.back is None else value[self.back]
+    def _of_rows(self, value: Tensor, dim: int) -> Tensor:
+        """Values of patterns as values of rows; of one pattern, as they are."""
+        return value if self.back is None else value.index_select(dim, self.back)
 
-    def _gap(self, x: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """(x - mean, its product with the precision of the seen slots), both (n, k, d)."""
-        gap = (x[:, None] - self.kernel.mean) * seen[:, None]
-        if self.back is None:
-            return gap, torch.einsum("nkd,kde->nke", gap, self.precision[0])
-        return gap, (gap[:, :, None] @ self.precision[self.back])[:, :, 0]
+    def _score(self, x: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows with holes at their conditional means, less the mean (k, n, d), and distances.
+
+        Distances (k, n) are the squared Mahalanobis distances of the seen slots.
+        """
+        gap = (x - self.kernel.mean[:, None]) * seen
+        scaled = gap @ self.kernel.precision
+        index = self._of_rows(self.index, 0).expand(len(gap), len(x), self.h)
+        pull = scaled.gather(2, index).mT
+        step = -(self._of_rows(self.inverse, 3) * pull[:, None]).sum(2)  # (k, h, n)
+        if not self.exact:
+            distance = (gap * scaled).sum(-1) + (step * pull).sum(1)
+        gap = gap.scatter_(2, index, step.mT)
+        if self.exact:
+            distance = (gap @ self.root).square().sum(-1)
+        return gap, distance
 
     def log_rows(self, x: Tensor, seen: Tensor) -> Tensor:
         """Log density (n, k) of the seen slots of rows x (n, d)."""
-        gap, scaled = self._last = self._gap(x, seen)
-        d_seen = self._of_rows(self.d_seen)[:, None]
-        quad = (gap * scaled).sum(-1)
-        return log_kernel(quad, self._of_rows(self.log_det), d_seen, self.kernel)
+        self._last = self._score(x, seen)
+        log_det = self._of_rows(self.log_det, 0)
+        return log_kernel(self._last[1].T, log_det, self.d_seen, self.kernel)
 
-    def expect(self, x: Tensor, seen: Tensor) -> Tensor:
-        """(n, k, d): rows just scored with unseen slots at their mean given the seen ones."""
-        _, scaled = self._gap(x, seen) if self._last is None else self._last
-        mean = self.kernel.mean + torch.einsum("nkd,kde->nke", scaled, self.covariance)
-        return torch.where(seen[:, None], x[:, None], mean)
+    def _filled(self, x: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        return self._score(x, seen) if self._last is None else self._last
 
-    def hidden_covariance(self) -> Tensor:
-        """Covariance (p, k, d, d) of the hidden slots given the seen ones, 0 elsewhere."""
-        if self._hidden is None:
-            moved = self.covariance @ self.precision @ self.covariance
-            off = ~(self.on[..., :, None] | self.on[..., None, :])
-            self._hidden = torch.where(off, self.covariance - moved, 0.0)
-        return self._hidden
+    def pulls(self, x: Tensor, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """With P the precision of the seen slots: what leaving one of them out changes.
+
+        Squared distances (n, k), P (x - mean) (n, k, d), and the diagonal of P (n or 1, k, d);
+        the last two are of use for seen slots only.
+        """
+        gap, distance = self._score(x, seen)
+        precision = self.kernel.precision
+        across = precision[:, :, self.index]  # (k, d, p, h)
+        moved = torch.einsum("kdpa,kabp,kdpb->pkd", across, self.inverse, across)
+        own = precision.diagonal(dim1=-2, dim2=-1) - moved
+        return distance.T, (gap @ precision).transpose(0, 1), self._of_rows(own, 0)
+
+    def conditional(self, x: Tensor, seen: Tensor) -> Hidden:
+        """The unseen slots of rows just scored given the seen ones."""
+        gap, distance = self._filled(x, seen)
+        mean = (gap + self.kernel.mean[:, None]).transpose(0, 1)
+        variance = self._of_rows(self.inverse.diagonal(dim1=1, dim2=2).mT, 2)  # (k, h, n)
+        index = self._of_rows(self.index, 0).expand(len(variance), len(x), self.h)
+        scale = torch.ones_like(gap)
+        scale = scale.scatter_(2, index, variance.mT.expand(index.shape).sqrt()).transpose(0, 1)
+        if self.kernel.dof is None:
+            return Hidden(mean, scale, torch.full_like(mean, torch.inf))
+        dof = self.kernel.dof + self.d_seen
+        wider = ((self.kernel.dof + distance.T) / dof).sqrt()
+        return Hidden(mean, scale * wider[..., None], dof[:, None].expand_as(mean))
 
     def accumulate(self, x: Tensor, seen: Tensor, r: Tensor) -> Moments:
         """Expected statistics of the rows just scored, with responsibilities r (n, k)."""
-        filled = self.expect(x, seen).transpose(0, 1)  # (k, n, d)
+        filled = self._filled(x, seen)[0] + self.kernel.mean[:, None]
         weighted = filled * r.T[:, :, None]
-        spread = self.hidden_covariance()
         if self.back is None:
-            share = r.sum(0, keepdim=True)
+            share = r.sum(0)[:, None]
         else:
-            share = r.new_zeros(len(spread), r.shape[1]).index_add_(0, self.back, r)
-        second = weighted.mT @ filled + torch.einsum("pk,pkij->kij", share, spread)
+            share = r.new_zeros(self.inverse.shape[3], r.shape[1]).index_add_(0, self.back, r).T
+        second = weighted.mT @ filled
+        spread = (self.inverse * share[:, None, None]).flatten(1)
+        second.flatten(1).scatter_add_(1, self.cells.expand(len(second), -1), spread)
         return Moments(r.sum(0), weighted.sum(1), second)
 
     def fill(self, x: Tensor, seen: Tensor, label: Tensor, g: torch.Generator) -> Tensor:
         """x (n, d) with its unseen slots drawn given the seen ones and the component."""
         rows = torch.arange(len(x), device=x.device)
-        gap, scaled = self._gap(x, seen) if self._last is None else self._last
-        gap, scaled = gap[rows, label], scaled[rows, label]
-        mean = self.kernel.mean[label] + torch.einsum(
-            "nd,nde->ne", scaled, self.covariance[label]
-        )  # fmt: skip
-        eye = torch.diag_embed(self.on.to(x.dtype).expand(-1, len(self.covariance), -1))
-        root = cholesky(self.hidden_covariance() + eye)  # (p, k, d, d)
-        which = 0 if self.back is None else self.back
-        eps = torch.randn(x.shape, generator=g, dtype=x.dtype, device=x.device)
-        step = torch.einsum("nij,nj->ni", root[which, label], eps)
+        gap, distance = self._filled(x, seen)
+        mean = gap[label, rows] + self.kernel.mean[label]
+        which = torch.zeros_like(rows) if self.back is None else self.back
+        block = self.inverse.permute(0, 3, 1, 2)
+        few = block.shape[0] * block.shape[1] <= len(x)  # a factor a pattern, or one a row
+        root = cholesky(block)[label, which] if few else cholesky(block[label, which])
+        eps = torch.randn(len(x), self.h, 1, generator=g, dtype=x.dtype, device=x.device)
+        step = (root @ eps)[..., 0]
         if self.kernel.dof is not None:  # a t given part of itself is a t with more degrees
             dof = self.kernel.dof[label]
-            distance = (gap * scaled).sum(-1)
-            chi = 2 * gamma_draws(0.5 * (dof + self._of_rows(self.d_seen)), g)
-            step = step * ((dof + distance) / chi).sqrt()[:, None]
-        return torch.where(seen, x, mean + step)
+            chi = 2 * gamma_draws(0.5 * (dof + self.d_seen), g)
+            step = step * ((dof + distance[label, rows]) / chi).sqrt()[:, None]
+        index = self._of_rows(self.index, 0).expand(len(x), self.h)
+        return torch.where(seen, x, mean.scatter_add(1, index, step))

@@ -349,25 +349,6 @@ class MixedRows(nn.Module):
                 out[off, slot] = self.leaf(slot).draw(log_w.exp(), label[off], generator)
         return out
 
-    def expect(self, x: Tensor, seen: Tensor, components: Components) -> Tensor:
-        """x (n, m) with unseen cells at their mean (mode of a category) given the seen ones."""
-        out = x.double().clone()
-        for chunk in self.chunks(out.clone(), seen, components):
-            r = chunk.logits.softmax(-1)
-            filled = chunk.x.clone()
-            if chunk.prepared is not None:
-                each = chunk.prepared.expect(chunk.piece.block, chunk.piece.block_seen)
-                mean = torch.einsum("nk,nkd->nd", r, each)
-                filled[:, self.real] = torch.where(
-                    self.block(chunk.seen), self.block(chunk.x), mean
-                )
-            for slot, log_w in components.leaves.items():
-                off = ~chunk.seen[:, slot]
-                if bool(off.any()):
-                    filled[off, slot] = self.leaf(slot).centre_of(r[off] @ log_w.exp())
-            out[chunk.at] = filled
-        return out
-
     def centres(self, share: Tensor, components: Components) -> Tensor:
         """Rows (n, m) at the mean (mode of a category) of components mixed by share (n, k)."""
         out = torch.empty(len(share), self.m, dtype=torch.float64, device=share.device)

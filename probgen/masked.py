@@ -101,8 +101,8 @@ def _without_each(rows: MixedRows, x: Tensor, seen: Tensor, kernel: Kernel) -> T
     out = x.new_zeros(d, n, rows.k)
     for at, patterns in rows.normals.groups(seen):
         on = seen[at].to(x.dtype)[:, None]
-        gap = (x[at][:, None] - kernel.mean) * on
         if patterns is None:
+            gap = x[at][:, None] - kernel.mean
             root = cholesky(kernel.precision)
             white = torch.einsum("kij,nki->nkj", root, gap)
             scaled = torch.einsum("kij,nkj->nki", root, white)
@@ -110,11 +110,8 @@ def _without_each(rows: MixedRows, x: Tensor, seen: Tensor, kernel: Kernel) -> T
             own = kernel.precision.diagonal(dim1=-2, dim2=-1)
         else:
             part = Marginals(kernel, patterns)
-            back = slice(None) if patterns.back is None else patterns.back
-            precision = part.precision[back]
-            scaled = (precision @ gap[..., None])[..., 0]
-            quad, log_det = (gap * scaled).sum(-1), part.log_det[back]
-            own = precision.diagonal(dim1=-2, dim2=-1)
+            quad, scaled, own = part.pulls(x[at], seen[at])
+            log_det = part.log_det if patterns.back is None else part.log_det[patterns.back]
         here = on > 0
         own = torch.where(here, own, 1.0)
         less = (quad[..., None] - scaled.square() / own).clamp_min(0.0)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pyro.distributions as dist
 import torch
@@ -24,6 +25,7 @@ from probgen.leaves import gamma_draws
 
 __all__ = [
     "DiagonalNormals",
+    "Hidden",
     "Kernel",
     "Moments",
     "Normals",
@@ -74,13 +76,24 @@ class Kernel:
     precision: Tensor
     log_const: Tensor
     dof: Tensor | None = None
-    _covariance: Tensor | None = None
+    _root: Tensor | None = None
 
-    def covariance(self) -> Tensor:
-        """Inverse of full precisions (k, d, d); of a t, its scale matrix."""
-        if self._covariance is None:
-            self._covariance = torch.cholesky_inverse(cholesky(self.precision))
-        return self._covariance
+    def root(self) -> Tensor:
+        """Lower Cholesky factors of full precisions (k, d, d), worked out once."""
+        if self._root is None:
+            self._root = cholesky(self.precision)
+        return self._root
+
+
+class Hidden(NamedTuple):
+    """Hidden slots of rows given the seen ones, under each component: Student's t or normals.
+
+    All are (n, k, d); what they hold of seen slots means nothing. dof is infinite for normals.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    dof: Tensor
 
 
 class Normals(nn.Module):
@@ -329,9 +342,20 @@ class ProductRows:
         second, first, count = (r.T @ _diagonal_features(x, seen)).split(x.shape[1], -1)
         return Moments(count, first, second)
 
-    def expect(self, x: Tensor, seen: Tensor) -> Tensor:
-        """(n, k, d): x with its unseen slots at the mean of each component."""
-        return torch.where(seen[:, None], x[:, None], self.kernel.mean)
+    def conditional(self, x: Tensor, seen: Tensor) -> Hidden:
+        """The unseen slots given the seen ones; these matter where the variance is shared."""
+        kernel = self.kernel
+        shape = (len(x), *kernel.mean.shape)
+        mean, scale = kernel.mean.expand(shape), kernel.precision.rsqrt().expand(shape)
+        if kernel.dof is None:
+            return Hidden(mean, scale, torch.full_like(mean, torch.inf))
+        dof = kernel.dof
+        if self.shared:
+            gap = (x[:, None] - kernel.mean).square() * kernel.precision * seen[:, None]
+            known = dof + seen.sum(-1)[:, None, None]
+            scale = scale * ((dof + gap.sum(-1, keepdim=True)) / known).sqrt()
+            dof = known
+        return Hidden(mean, scale, dof.expand(shape))
 
     def fill(self, x: Tensor, seen: Tensor, label: Tensor, g: torch.Generator) -> Tensor:
         """x (n, d) with its unseen slots drawn given the seen ones and the component."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from probgen.normals import LOG_2PI, Kernel, Moments, cholesky, log_det_of, log_kernel
+from probgen.normals import LOG_2PI, Kernel, Moments, log_det_of, log_kernel
 
 __all__ = ["WholeRows", "moments_of"]
 
@@ -20,7 +20,7 @@ class WholeRows:
 
     def __init__(self, kernel: Kernel, exact: bool) -> None:
         self.kernel = kernel
-        root = cholesky(kernel.precision)
+        root = kernel.root()
         self.log_det = log_det_of(root)
         self.weights: Tensor | None = None
         self._features: Tensor | None = None
@@ -53,10 +53,6 @@ class WholeRows:
     def fill(self, x: Tensor, seen: Tensor, label: Tensor, g: torch.Generator) -> Tensor:
         """Nothing is hidden: x itself."""
         return x
-
-    def expect(self, x: Tensor, seen: Tensor) -> Tensor:
-        """(n, k, d): nothing is hidden, x for every component."""
-        return x[:, None].expand(-1, len(self.log_det), -1)
 
 
 def moments_of(x: Tensor, r: Tensor) -> Moments:

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from probgen.batch import Batch
+from probgen.conditionals import Conditionals, conditionals
 from probgen.family import Draws, Family
 from probgen.gibbs import dirichlet_draw, posterior_draws
 from probgen.leaves import pick
@@ -378,9 +379,16 @@ class Mixture(Family):
             _values(batch), batch.seen, self.predictive(), self._here(generator)
         )
 
-    def expect(self, batch: Batch) -> Tensor:
-        """Unseen cells at their mean or mode given the seen ones."""
-        return self.rows.expect(_values(batch), batch.seen, self.predictive())
+    def complete_at(self, batch: Batch, draw: Draws, generator: torch.Generator) -> Tensor:
+        """Unseen cells drawn exactly given the seen ones, at one draw of the globals."""
+        components = self.plugin({name: value[0] for name, value in draw.items()})
+        return self.rows.complete(_values(batch), batch.seen, components, self._here(generator))
+
+    def conditionals(self, batch: Batch) -> Conditionals:
+        """Each unseen cell given the seen ones of its row, under the predictive."""
+        return conditionals(
+            self.rows, self.schema.slots, _values(batch), batch.seen, self.predictive()
+        )
 
     def reconstruct(self, batch: Batch) -> Tensor:
         """Each row as the average of the components it belongs to."""

@@ -10,7 +10,7 @@ its reason.
 Which promise a check holds is the first line of its docstring.
 """
 
-from probgen.testing import density, fitting, oddity, pair
+from probgen.testing import density, fitting, imputing, oddity, pair
 from probgen.testing.sklearn import EXPECTED_FAILURES, FDR_FAILURES, check_estimator
 from probgen.testing.subject import (
     CHECKS,
@@ -34,5 +34,6 @@ __all__ = [
     "density",
     "fitting",
     "oddity",
+    "imputing",
     "pair",
 ]

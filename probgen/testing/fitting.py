@@ -147,24 +147,6 @@ def the_table_belongs_to_the_caller(subject: Subject) -> None:
 
 
 @check
-def seen_cells_survive_imputation(subject: Subject) -> None:
-    """Imputing keeps every seen cell bit for bit and leaves no hole."""
-    if subject.family.holes == "refuse":
-        raise NotApplicable("the family refuses holes")
-    model, table = subject.fitted(), subject.table()
-    seen = table.notna()
-    for filled in (model.impute(table), *model.impute(table, draws=2, random_state=0)):
-        need(filled.index.equals(table.index), "another index")
-        need((filled.dtypes == table.dtypes).all(), "other data types")
-        need(filled.notna().to_numpy().all(), "holes are left")
-        need(
-            (filled.where(seen) == table.where(seen)).where(seen, True).to_numpy().all(),
-            "cells moved",
-        )
-        need(np.isfinite(model.log_prob(filled)).all(), "a filled row has density 0")
-
-
-@check
 def one_column_is_enough(subject: Subject) -> None:
     """A table of one column, of any kind, is fitted, scored and sampled."""
     for name in ("real", "count", "category", "boolean"):

@@ -2,6 +2,7 @@
 
 from probgen.verbs.base import Extra, Unseen
 from probgen.verbs.generating import Generating
+from probgen.verbs.imputing import Imputing
 from probgen.verbs.latents import Latents
 from probgen.verbs.oddity import Oddity
 from probgen.verbs.relations import Relations
@@ -11,5 +12,5 @@ from probgen.verbs.trust import Trust
 __all__ = ["Extra", "Unseen", "Verbs"]
 
 
-class Verbs(Oddity, Scoring, Generating, Relations, Latents, Trust):
+class Verbs(Oddity, Scoring, Generating, Imputing, Relations, Latents, Trust):
     """The questions; `probgen.Density` adds fitting and scikit-learn's conventions."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pyro.distributions as dist
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 import probgen
+from probgen.conditionals import Levels, Reals
 from probgen.families.mixture import Mixture
 from probgen.family import Family
 from probgen.session import guarded
@@ -161,6 +163,36 @@ class Fickle(Sound):
         return value + torch.rand(value.shape, generator=GENERATOR, dtype=value.dtype)
 
 
+class Offset(Sound):
+    """States cells half a standard deviation away from where they are."""
+
+    def conditionals(self, batch):
+        cells = super().conditionals(batch)
+        for _, own in cells.values():
+            if isinstance(own, Reals):
+                own.mean = own.mean + 0.5 * own.scale
+        return cells
+
+
+class Backwards(Sound):
+    """Names the least probable level."""
+
+    def conditionals(self, batch):
+        cells = super().conditionals(batch)
+        for _, own in cells.values():
+            if isinstance(own, Levels):
+                own.probs = torch.where(own.probs > 0, 1 / own.probs, 0.0)
+        return cells
+
+
+class Deaf(Sound):
+    """Fills holes without regard to the seen cells of the row."""
+
+    def complete_at(self, batch, draw, generator):
+        nothing = replace(batch, seen=torch.zeros_like(batch.seen))
+        return super().complete_at(nothing, draw, generator)
+
+
 BROKEN = {
     Scaled: ["p_values_do_not_depend_on_units"],
     Hasty: ["shares_add_up_to_the_surprisal"],
@@ -174,6 +206,9 @@ BROKEN = {
                "conditionals_are_joint_over_marginal"],
     Crowded: ["rows_do_not_depend_on_one_another"],
     Narrow: ["mixed_rows_have_total_mass_one", "completion_follows_the_model"],
+    Offset: ["centres_are_what_they_claim"],
+    Backwards: ["centres_are_what_they_claim"],
+    Deaf: ["imputations_follow_the_conditional"],
     Restless: ["same_seed_same_bits"],
     Forgetful: ["state_round_trip_is_exact"],
     Overstated: ["the_own_bound_is_below_the_elbo"],

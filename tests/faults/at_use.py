@@ -55,6 +55,33 @@ def column_left_out(make):
     assert np.allclose(model.log_prob(table().drop(columns="a")), model.log_prob(hidden))
 
 
+@case(30)
+def a_row_and_a_column_of_holes_are_imputed(make):
+    model = make().fit(table())
+    holed = table()[["a", "b", "job"]].assign(b=np.nan, job=None)
+    holed.loc[0, "a"] = np.nan
+    for filled in (model.impute(holed), *model.impute(holed, draws=1, random_state=0)):
+        assert filled.notna().all().all()
+        assert set(filled["job"]) <= set(table()["job"])
+
+
+@case(31, Raises(SchemaError, ("'salary'", "delta")))
+def delta_of_an_unknown_column(make):
+    make().fit(table()).impute(table(), delta={"salary": -1})
+
+
+@case(31, Raises(SchemaError, ("'job'", "log odds")))
+def a_category_shifted_by_a_number(make):
+    make().fit(table()).impute(table(), delta={"job": -1})
+
+
+@case(41)
+def a_shifted_count_stays_in_its_support(make):
+    holed = table().assign(n=table()["n"].where(np.arange(N) % 2 == 0))
+    filled = make().fit(table()).impute(holed, delta={"n": -100})
+    assert (filled["n"] == holed["n"].fillna(0)).all()
+
+
 @case(31, Raises(SchemaError, ("'z'", "extra='ignore'")))
 def extra_column(make):
     make().fit(table()).log_prob(table().assign(z=1))
