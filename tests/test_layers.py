@@ -23,6 +23,7 @@ ROWS = [
     {"overrides"},
     {"decoding"},
     {"table"},
+    {"events"},
     {"kinds"},
     # the engine: torch and Pyro, no pandas
     {"batch"},
