@@ -1,0 +1,137 @@
+"""Probabilities of events, given rows: exact, by quadrature, or from draws."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from probgen.events import Event
+from probgen.events.nodes import Values
+from probgen.events.values import constant_of, from_encoded
+from probgen.probability.mass import Mass, mass
+from probgen.probability.source import Rows, Source, TooHard
+
+__all__ = ["Answers", "Probability", "exact_answers", "plain_rows"]
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Ints = NDArray[np.intp]
+
+#: rows that are worked on at once
+ROWS = 1024
+
+
+@dataclass(frozen=True, repr=False)
+class Probability:
+    """A probability, and how far to trust it.
+
+    Attributes
+    ----------
+    value : float
+        The probability.
+    se : float
+        Standard error where it was estimated from draws; else a bound of the numerical error.
+    method : {"exact", "quadrature", "monte carlo"}
+        A sum of exact numbers; integrals or truncated sums of exact densities; or draws.
+    ess : float
+        Number of independent draws that the estimate is worth; infinite without draws.
+    """
+
+    value: float
+    se: float
+    method: str
+    ess: float
+
+    def __float__(self) -> float:
+        return self.value
+
+    def __repr__(self) -> str:
+        drawn = "" if np.isinf(self.ess) else f", {self.ess:,.0f} draws"
+        return f"<Probability {self.value:.6g} ± {self.se:.1g} ({self.method}{drawn})>"
+
+
+@dataclass
+class Answers:
+    """Probabilities of r rows; fields as those of `Probability`."""
+
+    value: Floats
+    se: Floats
+    method: str
+    ess: Floats
+
+    def __getitem__(self, row: int) -> Probability:
+        return Probability(
+            float(self.value[row]), float(self.se[row]), self.method, float(self.ess[row])
+        )
+
+
+def plain_rows(source: Source, event: Event, x: Floats, seen: Bools) -> dict[Hashable, Floats]:
+    """Plain values of the event's columns in encoded rows; NaN where not seen."""
+    found = {}
+    for name in event.columns:
+        column = source.schema[name]
+        if column.role != "context":
+            slots = source.schema.slots_of([name])
+            found[name] = from_encoded(x, seen, column, slots)
+    return found
+
+
+def known(event: Event, values: Values, n: int) -> dict[Hashable, Floats]:
+    """The event's columns that are known, rows without them NaN; constant ones are."""
+    found = {}
+    for name in event.columns:
+        column = event.schema[name]
+        if name in values:
+            value = np.asarray(values[name], np.float64)
+            found[name] = value
+            if column.role == "constant":
+                found[name] = np.where(np.isnan(value), constant_of(column), value)
+        elif column.role == "constant":
+            found[name] = np.full(n, constant_of(column))
+    return found
+
+
+def _patterns(values: Values, n: int) -> Iterator[tuple[list[Hashable], Ints]]:
+    """(columns that are known, rows) of each pattern of holes."""
+    names = list(values)
+    seen = np.stack([~np.isnan(values[name]) for name in names]) if names else np.zeros((0, n))
+    kinds, which = np.unique(seen, axis=1, return_inverse=True)
+    for k in range(kinds.shape[1]):
+        own = [name for name, on in zip(names, kinds[:, k], strict=True) if on]
+        yield own, np.flatnonzero(which.reshape(-1) == k)
+
+
+def exact_answers(source: Source, event: Event, rows: Rows, values: Values) -> Answers:
+    """P(event given the seen cells of each row), by sums and integrals.
+
+    Parameters
+    ----------
+    source : Source
+    event : Event
+    rows : Rows of r rows
+    values : dict of ndarray (r,)
+        Plain values of columns of the event that the rows show; NaN in holes.
+
+    Raises
+    ------
+    TooHard
+        If that is not possible, or too expensive; or the family is not exact.
+    """
+    n = len(rows)
+    found = Mass(np.full(n, np.nan), np.zeros(n))
+    for names, at in _patterns(known(event, values, n), n):
+        all_known = known(event, values, n)
+        for start in range(0, len(at), ROWS):
+            part = at[start : start + ROWS]
+            fixed = {name: all_known[name][part] for name in names}
+            if len(names) < len(event.columns) and not source.exact:
+                raise TooHard
+            own = mass(source, event, rows.take(part), fixed, None)
+            found.value[part], found.error[part] = own.value, own.error
+            found.exact = found.exact and own.exact
+    method = "exact" if found.exact else "quadrature"
+    return Answers(np.minimum(found.value, 1.0), found.error, method, np.full(n, np.inf))
