@@ -45,6 +45,7 @@ ROWS = [
     {"gibbs"},  # posterior draws of the mixture
     {"families"},
     {"queries"},
+    {"probability"},
     # the faces
     {"diagnostics"},
     {"evaluation"},

@@ -16,13 +16,11 @@ from probgen.probability.quadrature import POINTS, Axis, Goal, Panels, integrate
 from probgen.probability.source import Rows, Source, TooHard
 from probgen.schema import Column
 
-__all__ = ["Along", "panel_ends", "plain_along", "relative"]
+__all__ = ["Accuracy", "Along", "panel_ends", "plain_along", "relative"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
 
-#: share of a cell's known total that its panels may miss before its peaks are looked for
-MISSED = 1e-6
 #: draws that say where the peaks of a cell are, and the ranks among them at which it is cut
 DRAWS, RANKS = 48, (0, 6, 12, 18, 24, 30, 36, 42, 47)
 
@@ -34,10 +32,13 @@ def relative(source: Source, cells: Rows, reference: Floats) -> Floats:
 
 
 def panel_ends(event: Event, along: Column, axis: Axis, values: Values) -> Floats:
-    """Ends of panels (1 or r, 1 or cells, e) between which the event does not change."""
-    found = []
+    """Ends of panels (1 or r, 1 or cells, e) between which the event does not change.
+
+    Comparisons with columns that `values` lacks are left aside.
+    """
+    found = [np.full((1, 1, 1), np.nan)]
     for part in event.comparisons:
-        if along.name not in part.columns:
+        if along.name not in part.columns or not part.columns <= {along.name, *values}:
             continue
         turns = part.turns(along.name, values)
         if turns is None:
@@ -71,6 +72,28 @@ def plain_along(
     return from_encoded(x, seen, column, list(range(len(slots)))).reshape(nodes.shape)
 
 
+@dataclass(frozen=True)
+class Accuracy:
+    """How exact integrals must be.
+
+    Attributes
+    ----------
+    relative, background : float
+        As in `Goal`.
+    missed : float
+        What the panels of a cell may miss of its known total before its peaks are looked for,
+        relative to the largest total of a cell of its row.
+    shared : bool
+        Whether the masses of all rows are summed later: what is small beside the largest may
+        then be less exact.
+    """
+
+    relative: float = 1e-8
+    background: float = 1e-7
+    missed: float = 1e-6
+    shared: bool = False
+
+
 @dataclass
 class Along:
     """Densities of cells along one slot."""
@@ -81,7 +104,7 @@ class Along:
     slot: int
     reference: Floats
     owner: Ints
-    accuracy: float = 1e-9
+    accuracy: Accuracy
 
     def height(self, cell: Ints, nodes: Floats) -> Floats:
         """Density relative to the reference, per unit of the node."""
@@ -92,8 +115,8 @@ class Along:
 
     def panels(self, low: Floats, high: Floats, factor: Floats) -> tuple[Panels, Floats]:
         """Integrals over panels (cells, p), and what each cell's panels miss of its total."""
-        total = relative(self.source, self.cells, self.reference)
-        goal = Goal(self.owner, total, self.accuracy)
+        total, how = relative(self.source, self.cells, self.reference), self.accuracy
+        goal = Goal(self.owner, total, how.relative, how.background, how.shared)
         some = (high > low) & (total > 0)[:, None] & factor.any(1)[:, None]
         cell, at = np.nonzero(some)
         start = Panels.of(cell, low[cell, at], high[cell, at], factor[cell, at])
@@ -101,12 +124,15 @@ class Along:
             return start, np.zeros(len(total))
         found = integrate(self.axis, start, self.height, goal)
         missed = self._missed(found, total)
-        bad = np.flatnonzero((missed > MISSED * total) & some.any(1))
+        scale = np.zeros(int(self.owner.max()) + 1)
+        np.maximum.at(scale, self.owner, total)
+        scale = np.full(len(total), total.max()) if how.shared else scale[self.owner]
+        bad = np.flatnonzero((missed > how.missed * scale) & some.any(1))
         if len(bad):
             again = integrate(self.axis, self._cut(start, bad), self.height, goal)
             found = Panels.joined([found.take(~np.isin(found.cell, bad)), again])
             missed = self._missed(found, total)
-        return found, np.where((missed > 2 * MISSED * total) & some.any(1), missed, 0.0)
+        return found, np.where((missed > 2 * how.missed * scale) & some.any(1), missed, 0.0)
 
     @staticmethod
     def _missed(found: Panels, total: Floats) -> Floats:

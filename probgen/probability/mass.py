@@ -17,26 +17,29 @@ from numpy.typing import NDArray
 
 from probgen.events import Event
 from probgen.events.nodes import Values
-from probgen.probability.along import Along, panel_ends, plain_along, relative
+from probgen.events.values import step_of
+from probgen.probability.along import Accuracy, Along, panel_ends, plain_along, relative
 from probgen.probability.points import Points, axis_of, is_hard, left_out, plain, points_of
 from probgen.probability.quadrature import POINTS, Axis, Goal, Panels, integrate
-from probgen.probability.source import Rows, Source, TooHard
+from probgen.probability.source import Rows, Source, TooDear, TooHard
 from probgen.schema import Column
 
-__all__ = ["Mass", "Pieces", "mass", "pieces"]
+__all__ = ["Mass", "Pieces", "mass", "pieces", "summed"]
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.intp]
 
 #: densities that a question may cost before it counts as too hard
-DENSITIES = 20_000_000
+DENSITIES = 8_000_000
 #: values gone through jointly, at most
 CELLS = 20_000
-#: accuracy of each of two nested integrals
-NESTED = 1e-6
-#: densities that two nested integrals may cost
-NESTED_DENSITIES = 4_000_000
+#: accuracy of an integral by itself
+ALONE = Accuracy()
+#: accuracy of the outer and the inner of two nested integrals
+OUTER, INNER = Accuracy(1e-5), Accuracy(1e-6, 1e-4, 1e-3, shared=True)
+#: densities that two nested integrals may cost for each row, and in all
+NESTED_DENSITIES, NESTED_IN_ALL = 200_000, 4_000_000
 
 
 @dataclass
@@ -75,7 +78,12 @@ class Pieces:
 
 
 def mass(
-    source: Source, event: Event, rows: Rows, fixed: Values, reference: Floats | None
+    source: Source,
+    event: Event,
+    rows: Rows,
+    fixed: Values,
+    reference: Floats | None,
+    accuracy: Accuracy = ALONE,
 ) -> Mass:
     """The mass of the event in each row.
 
@@ -108,7 +116,7 @@ def mass(
     found = Mass(value, np.zeros(n))
     at = np.flatnonzero(~(yes | no))
     if len(at):
-        open_ = _open(source, event, rows.take(at), _taken(fixed, at), reference[at])
+        open_ = _open(source, event, rows.take(at), _taken(fixed, at), reference[at], accuracy)
         found.value[at], found.error[at] = open_.value, open_.error
         found.exact = open_.exact
     return found
@@ -118,41 +126,56 @@ def _taken(values: Values, rows: Ints) -> dict[Hashable, Floats]:
     return {name: value[rows] for name, value in values.items()}
 
 
-def _open(source: Source, event: Event, rows: Rows, fixed: Values, reference: Floats) -> Mass:
+def _open(
+    source: Source,
+    event: Event,
+    rows: Rows,
+    fixed: Values,
+    reference: Floats,
+    accuracy: Accuracy,
+) -> Mass:
     """The mass where it depends on cells that are not seen."""
     free = [source.schema[name] for name in event.columns if name not in fixed]
-    hard = [column for column in free if is_hard(event, column)]
+    # steps of a rounded column are no trouble along it, and are to the other integral
+    hard = sorted((c for c in free if is_hard(event, c)), key=_smoothness)
+
+    def along(column: Column | None) -> Mass:
+        made = pieces(source, event, rows, fixed, reference, column, accuracy=accuracy)
+        return summed(made, len(rows))
+
     if len(hard) < 2:
-        made = None
+        counts = [c for c in free if c.kind == "count" and is_hard(event, c, 64)]
+        more = [column for column in counts if column not in hard]
         try:
-            made = pieces(source, event, rows, fixed, reference, hard[0] if hard else None)
+            found = along(hard[0] if hard else None)
         except TooHard:
-            counts = [c for c in free if c.kind == "count" and is_hard(event, c, 64)]
-            if len(hard) + len(counts) > 2 or not counts:
+            if not more or len(hard) + len(more) > 2:
                 raise
-            hard += [column for column in counts if column not in hard]
-        if made is not None:
-            found = _summed(made, len(rows))
-            axis = _tail_axis(event, free) if not hard else None
-            if axis is not None and (found.error > 1e-6 * found.value).any():
-                # a small difference of large sums: add up the tail itself
-                made = pieces(source, event, rows, fixed, reference, axis)
-                found = _summed(made, len(rows))
+            hard += more
+        else:
+            counts = [column for column in free if column.kind == "count"]
+            if not hard and len(counts) == 1 and (found.error > 1e-6 * found.value).any():
+                return along(counts[0])  # a small difference of large sums: add up the tail
             return found
     if len(hard) == 1:
-        return _summed(pieces(source, event, rows, fixed, reference, hard[0]), len(rows))
+        return along(hard[0])
     if len(hard) > 2:
         raise TooHard
-    return _nested(source, event, rows, fixed, reference, hard[0])
+    try:
+        return _nested(source, event, rows, fixed, reference, hard[0])
+    except TooDear:
+        raise
+    except TooHard:  # a comparison may be simple in one column and not in the other
+        return _nested(source, event, rows, fixed, reference, hard[1])
 
 
-def _tail_axis(event: Event, free: list[Column]) -> Column | None:
-    """The count to sum along where nothing needs an integral."""
-    counts = [column for column in free if column.kind == "count"]
-    return counts[0] if len(counts) == 1 else None
+def _smoothness(column: Column) -> int:
+    """Counts come first, then rounded columns."""
+    return 0 if not column.real_like else 1 if step_of(column) else 2
 
 
-def _summed(made: Pieces, n: int) -> Mass:
+def summed(made: Pieces, n: int) -> Mass:
+    """The masses of n rows from their parts."""
     signed = made.factor * made.mass
     value = np.bincount(made.owner, signed, n)
     error = 4e-16 * np.bincount(made.owner, np.abs(signed), n)
@@ -184,6 +207,7 @@ def pieces(
     reference: Floats,
     along: Column | None,
     whole: bool = False,
+    accuracy: Accuracy = ALONE,
 ) -> Pieces:
     """The parts of a mass; with `whole`, parts that can be drawn from: no negative ones."""
     free = [source.schema[name] for name in event.columns if name not in fixed]
@@ -196,7 +220,7 @@ def pieces(
     values = plain(fixed, 2)
     for point, place in zip(points, places, strict=True):
         values[point.column.name] = point.values[place][None, :, None]
-    grid = _Grid(source, event, rows, points, list(places), values, reference, whole)
+    grid = _Grid(source, event, rows, points, list(places), values, reference, whole, accuracy)
     made = grid.counted() if along is None else grid.integrated(along)
     made.left_out = sum(
         (left_out(source, point, rows, reference) for point in points), np.zeros(len(rows))
@@ -216,6 +240,7 @@ class _Grid:
     values: dict[Hashable, Floats]
     reference: Floats
     whole: bool
+    accuracy: Accuracy
 
     @property
     def count(self) -> int:
@@ -279,6 +304,8 @@ class _Grid:
         inside = np.where(high > low, factor, 0.0)
         kept = np.flatnonzero(inside.any((0, 2)) | at_atoms[..., : len(atoms)].any((0, 2)))
         k = len(kept)
+        if not k:
+            return self._nothing()
         if n * k * len(axis.base) * POINTS > DENSITIES:
             raise TooHard
         cells = self.cells(kept)
@@ -288,11 +315,18 @@ class _Grid:
         spread = [np.broadcast_to(a[:, kept] if a.shape[1] > 1 else a, shape).reshape(n * k, -1)
                   for a in (low, high, inside)]  # fmt: skip
         owner = np.repeat(np.arange(n), k)
-        line = Along(self.source, cells, axis, slots[-1], np.repeat(self.reference, k), owner)
+        line = Along(
+            self.source, cells, axis, slots[-1], np.repeat(self.reference, k), owner, self.accuracy
+        )
         panels, wrong = line.panels(*spread)
         nothing = np.zeros(n * k)
         made = Pieces(cells, nothing, nothing, owner, panels, axis, slots[-1], wrong)
         return self._with_atoms(made, at_atoms, kept, slots[0]) if len(atoms) else made
+
+    def _nothing(self) -> Pieces:
+        """No cell in which the event can happen."""
+        none = np.zeros(0)
+        return Pieces(self.cells(np.zeros(0, np.intp)), none, none, none.astype(np.intp))
 
     def _with_atoms(self, made: Pieces, factor: Floats, kept: Ints, slot: int) -> Pieces:
         """The same with a cell more for each cell and atom."""
@@ -324,11 +358,11 @@ def _nested(
     """An integral along one column of the mass given its value."""
     n, axis = len(rows), axis_of(outer)
     slots = source.schema.slots_of([outer.name])
-    if n * (len(axis.base) * POINTS) * 300 > NESTED_DENSITIES:
+    if n * (len(axis.base) * POINTS) * 300 > NESTED_IN_ALL:
         raise TooHard
     holes = {name: np.full((1, 1, 1), np.nan) for name in event.columns}
     values: Values = {**holes, **plain(fixed, 2)}
-    ends = panel_ends(event, outer, axis, values)
+    ends = panel_ends(event, outer, axis, plain(fixed, 2))
     middle = plain_along(outer, slots, axis, (ends[..., :-1] + ends[..., 1:]) / 2, ends[..., :-1])
     possible = ~event.holds({**values, outer.name: middle})[1]
     shape = (n, ends.shape[-1] - 1)
@@ -338,14 +372,15 @@ def _nested(
     cells = rows.take(np.arange(n))
     if len(slots) > 1:
         cells.put(slots[0], 0.0)
-    line = Along(source, cells, axis, slots[-1], reference, np.arange(n), NESTED)
+    line = Along(source, cells, axis, slots[-1], reference, np.arange(n), OUTER)
     dense, wrong = line.panels(low, high, factor)
-    inner = _Inner(source, event, cells, fixed, reference, outer, axis, slots)
+    limit = source.evaluated + n * NESTED_DENSITIES
+    inner = _Inner(source, event, cells, fixed, reference, outer, axis, slots, limit)
     start = dense.take(dense.factor > 0)
     start = Panels.of(start.cell, start.low, start.high, start.factor)
     found = Mass(np.zeros(n), wrong, False)
     if len(start):
-        panels = integrate(axis, start, inner.height, Goal(np.arange(n), np.ones(n), NESTED))
+        panels = integrate(axis, start, inner.height, Goal(np.arange(n), np.ones(n), OUTER.relative))
         found.value += np.bincount(panels.cell, panels.value, n)
         found.error += np.bincount(panels.cell, panels.error, n) + inner.share * found.value
     for code, atom in enumerate(outer.atoms, start=1):
@@ -369,6 +404,7 @@ class _Inner:
     outer: Column
     axis: Axis
     slots: list[int]
+    limit: int
     #: sums of errors and values so far
     wrong: float = 0.0
     all: float = 0.0
@@ -380,13 +416,15 @@ class _Inner:
 
     def height(self, cell: Ints, nodes: Floats) -> Floats:
         """The mass given the outer value, per unit of the node (k, 15)."""
+        if self.source.evaluated > self.limit:
+            raise TooDear
         each = np.repeat(cell, POINTS)
         rows = self.cells.take(each)
         rows.put(self.slots[-1], self.axis.encoded(nodes).ravel())
         flat = nodes.reshape(-1, 1)
         value = plain_along(self.outer, self.slots, self.axis, flat, flat - 0.5)[:, 0]
         fixed = {**_taken(self.fixed, each), self.outer.name: value}
-        found = mass(self.source, self.event, rows, fixed, self.reference[each])
+        found = mass(self.source, self.event, rows, fixed, self.reference[each], INNER)
         slope = self.axis.slope(nodes)
         self.wrong += float(found.error @ slope.ravel())
         self.all += float(found.value @ slope.ravel())

@@ -24,7 +24,7 @@ MOST = 4096
 #: levels from which those that the event does not tell apart are put together
 FEW = 8
 #: mass that a truncated count may leave out; it is part of the stated error
-LEFT_OUT = 1e-12
+LEFT_OUT = 1e-9
 
 
 @dataclass
@@ -69,11 +69,13 @@ def _turns(event: Event, name: Hashable) -> Floats | None:
 
 
 def is_hard(event: Event, column: Column, most: int = MOST // 2) -> bool:
-    """Whether a column must be integrated: real, or a count with many values to go through."""
+    """Whether a column is integrated: real, or a count tied to others or of many values."""
     if column.real_like:
         return True
-    if column.kind != "count" or entangled(event, column.name):
+    if column.kind != "count":
         return False
+    if entangled(event, column.name):
+        return True
     turns = _turns(event, column.name)
     if turns is None or not len(turns):
         return False

@@ -136,7 +136,7 @@ class Line:
     #: asinh of 1e17 scales: beyond it lies nothing of a density that has a mean
     REACH = 39.8
     whole = False
-    _HALF = (0.0, 0.6, 1.2, 1.8, 2.5, 4.0, 10.0, 1e3, 1e8, 1e17)
+    _HALF = (0.0, 0.8, 1.6, 2.5, 4.0, 12.0, 1e17)
 
     def __init__(self) -> None:
         half = np.arcsinh(np.array(self._HALF))
@@ -207,8 +207,8 @@ class Lattice:
     def __init__(self, top: float) -> None:
         last = min(top, self.REACH)
         edges = [-0.5, *(e for e in (14.5, 29.5, 44.5, 59.5) if e < last)]
-        while edges[-1] + max(edges[-1], 0) + 5 < last and edges[-1] > 50:
-            edges.append(2 * edges[-1] + 4.5)
+        while edges[-1] > 50 and 5 * edges[-1] < last:
+            edges.append(np.floor(4 * edges[-1]) + 0.5)
         self.base = np.array([*edges, last + 0.5])
 
     def rules(self, low: Floats, high: Floats) -> tuple[Floats, Floats, Floats]:
@@ -279,14 +279,16 @@ class Goal:
     relative : float
         Of each sum.
     background : float
-        Of the panels that do not count, relative to the total of their cell.
+        Of the panels that do not count, relative to the largest total of a cell of their row.
+    shared : bool
+        Whether an error that is small beside the largest sum will do for all.
     """
 
     row: Ints
     total: Floats
     relative: float = 1e-9
     background: float = 1e-8
-    budget: int = BUDGET
+    shared: bool = False
 
 
 def integrate(
@@ -308,6 +310,8 @@ def integrate(
         They cover what was given; `error` holds what is left where rounds or nodes ran out.
     """
     rows = int(goal.row.max(initial=-1)) + 1
+    largest = np.zeros(rows)
+    np.maximum.at(largest, goal.row, goal.total)
     done: list[Panels] = []
     sums = np.zeros((2, rows))
     spent = 0
@@ -322,14 +326,15 @@ def integrate(
             np.bincount(row, np.abs(panels.factor) * panels.value, rows),
         ])  # fmt: skip
         # a sum of large parts of both signs has no digits below those of its parts
-        scale = np.maximum(np.abs(now[0]), 1e-6 * now[1])[row] * goal.relative
+        size = np.maximum(np.abs(now[0]), 1e-6 * now[1])
+        scale = np.maximum(size, size.max(initial=0) if goal.shared else 0.0)[row] * goal.relative
         counts = panels.factor != 0
         allowed = np.where(counts, scale / np.maximum(np.abs(panels.factor), 1e-300) / 8,
-                           goal.background * goal.total[panels.cell])  # fmt: skip
+                           goal.background * largest[row])  # fmt: skip
         middle = axis.middle(panels.low, panels.high)
         bad = (panels.error > allowed) & (middle > panels.low) & (middle < panels.high)
         bad &= panels.error > 1e-14 * panels.value
-        if not bad.any() or spent > goal.budget:
+        if not bad.any() or spent > BUDGET:
             return Panels.joined([*done, panels])
         good = panels.take(~bad)
         done.append(good)

@@ -14,7 +14,7 @@ from probgen.batch import Batch
 from probgen.queries import Predictive
 from probgen.schema import Schema
 
-__all__ = ["Rows", "Source", "TooHard"]
+__all__ = ["Rows", "Source", "TooDear", "TooHard"]
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -23,6 +23,10 @@ Ints = NDArray[np.intp]
 
 class TooHard(Exception):
     """The exact way costs too much, or does not exist: draw instead."""
+
+
+class TooDear(TooHard):
+    """The exact way exists and costs too much."""
 
 
 @dataclass
@@ -86,7 +90,9 @@ class Source:
         return Batch.of(tensor(rows.x), tensor(rows.seen), context=context)
 
     def log_prob(self, rows: Rows) -> Floats:
-        """Log density (r,) of the seen cells, encoded units."""
+        """Log density (r,) of the seen cells, encoded units; 0 where nothing is seen."""
+        if not rows.seen.any() and rows.context is None:
+            return np.zeros(len(rows))
         self.evaluated += len(rows)
         with torch.no_grad():
             return queries.log_prob(self.predictive, self.batch(rows)).value.double().cpu().numpy()
@@ -107,6 +113,8 @@ class Source:
         members = self.predictive.members
         if not all(m.density == "exact" and m.holes == "exact" for m in members):
             return False
+        if all(m.closed_form for m in members):
+            return True
         probe = self.none()
         if probe.x.shape[1]:
             probe.put(0, 0.0)

@@ -1,6 +1,7 @@
 """What can be asked of a fitted density: one method a verb, pandas in and out."""
 
 from probgen.verbs.base import Extra, Unseen
+from probgen.verbs.events import Events
 from probgen.verbs.generating import Generating
 from probgen.verbs.latents import Latents
 from probgen.verbs.oddity import Oddity
@@ -10,5 +11,5 @@ from probgen.verbs.trust import Trust
 __all__ = ["Extra", "Unseen", "Verbs"]
 
 
-class Verbs(Oddity, Scoring, Generating, Latents, Trust):
+class Verbs(Oddity, Scoring, Generating, Events, Latents, Trust):
     """The questions; `probgen.Density` adds fitting and scikit-learn's conventions."""
