@@ -380,7 +380,9 @@ def _nested(
     start = Panels.of(start.cell, start.low, start.high, start.factor)
     found = Mass(np.zeros(n), wrong, False)
     if len(start):
-        panels = integrate(axis, start, inner.height, Goal(np.arange(n), np.ones(n), OUTER.relative))
+        panels = integrate(
+            axis, start, inner.height, Goal(np.arange(n), np.ones(n), OUTER.relative)
+        )
         found.value += np.bincount(panels.cell, panels.value, n)
         found.error += np.bincount(panels.cell, panels.error, n) + inner.share * found.value
     for code, atom in enumerate(outer.atoms, start=1):

@@ -182,7 +182,7 @@ def _lattice_sums() -> tuple[Floats, Floats]:
         for place, m in enumerate(powers.tolist()):
             if m <= l:
                 at_one = math.factorial(l + m) / (2**m * math.factorial(m) * math.factorial(l - m))
-                half = -(1 - 2.0 ** -m) * numbers[m + 1]  # the Bernoulli polynomial at 1/2
+                half = -(1 - 2.0**-m) * numbers[m + 1]  # the Bernoulli polynomial at 1/2
                 sums[l, place] = 2 * at_one * half / math.factorial(m + 1)
     return sums, powers.astype(np.float64)
 

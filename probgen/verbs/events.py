@@ -200,8 +200,11 @@ class Events(Asked):
         with np.errstate(divide="ignore", invalid="ignore"):
             shift = np.log(each.value) - np.log(whole.value)
             error = np.where(each.value > 0, each.se / each.value, 0.0)
-        methods = {*str(base["method"].iloc[0]).split("+"), each.method, whole.method} \
-            if len(base) else {whole.method}
+        methods = (
+            {*str(base["method"].iloc[0]).split("+"), each.method, whole.method}
+            if len(base)
+            else {whole.method}
+        )
         return base.assign(
             log_prob=base["log_prob"] + shift,
             se=np.sqrt(base["se"] ** 2 + error**2 + (whole.se / whole.value) ** 2),
