@@ -66,7 +66,6 @@ def drawn(model) -> pd.DataFrame:
     return model.sample(40_000, random_state=11)
 
 
-
 # --- syntax -----------------------------------------------------------------------------------
 
 QUERIES = [
@@ -219,8 +218,8 @@ def test_probabilities_are_shares_of_samples(event, model, drawn):
 
 
 CONDITIONS = [
-    ("a > 0.5", "b > 1"), ("a > 0.5", "age < 25"), ("wage > 10_000 and job != 'nurse'", "age < 30"),
-    ("flag", "rain == 0"), ("job == 'cook'", "a > 1 or flag"),
+    ("a > 0.5", "b > 1"), ("a > 0.5", "age < 25"), ("flag", "rain == 0"),
+    ("wage > 10_000 and job != 'nurse'", "age < 30"), ("job == 'cook'", "a > 1 or flag"),
 ]  # fmt: skip
 
 
@@ -323,7 +322,7 @@ def test_speed(model, table):
     assert (time.perf_counter() - clock) / 5 < 0.2  # milliseconds on an idle machine
 
 
-# --- rows given events ----------------------------------------------------------------------------
+# --- rows given events ------------------------------------------------------------------------
 
 
 def test_a_rare_event_is_drawn_exactly():

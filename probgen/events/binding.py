@@ -198,9 +198,9 @@ class _Binder:
                 stamp = stamp.tz_localize(column.tz)
         except Exception as error:  # time zones report clock changes by errors of their own
             raise self.error(
-                f"the date {value!r} ({error})", "write it as '2020-01-31', '2020-01-31 12:00', or "
-                "with its offset: '2020-10-25 02:30+01:00'",
-            ) from error  # fmt: skip
+                f"the date {value!r} ({error})",
+                "write it as '2020-01-31', or with its offset: '2020-10-25 02:30+01:00'",
+            ) from error
         if stamp.tzinfo is not None and column.tz is None:
             raise self.error(f"the date {value!r} with a zone", f"leave the zone out: column "
                              f"{column.name!r} has none")  # fmt: skip
@@ -325,7 +325,7 @@ def _is_number(column: Column) -> bool:
     if column.labelled:
         plain = not column.dtype.startswith(("category[", "ordered["))
         kinds = {type(level) for level in column.levels or ()}
-        rising = tuple(sorted(column.levels)) == column.levels if kinds <= {int, float} else False
+        rising = kinds <= {int, float} and sorted(column.levels or ()) == list(column.levels or ())
         return bool(plain and kinds and rising) and column.kind != "boolean"
     return column.kind != "date" and not column.unit
 

@@ -176,7 +176,8 @@ def roots(polynomial: list[Floats]) -> Floats | None:
         if any(np.any(c != 0) for c in polynomial[DEGREE + 1 :]):
             return None
         polynomial = polynomial[: DEGREE + 1]
-    c0, c1, c2 = np.broadcast_arrays(*[*polynomial, 0.0, 0.0][: DEGREE + 1])
+    padded = [*polynomial, *[np.zeros(())] * DEGREE][: DEGREE + 1]
+    c0, c1, c2 = np.broadcast_arrays(*padded)
     with np.errstate(all="ignore"):
         line = -c0 / c1
         # the stable form: no difference of nearly equal numbers
@@ -275,8 +276,10 @@ class Among(Node):
     def turns(self, name: Hashable, values: Values) -> Floats | None:
         """The roots of the difference to each number."""
         polynomial = self.term.polynomial(name, values)
-        if polynomial is None or not self.numbers:
-            return polynomial and np.full(1, np.nan)
+        if polynomial is None:
+            return None
+        if not self.numbers:
+            return np.full(1, np.nan)
         each = [roots(_sum(polynomial, [np.asarray(-number)])) for number in self.numbers]
         return None if each[0] is None else np.concatenate(each, -1)  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""Densities of cells along one column: panels between the turns of an event, and their integrals."""
+"""Densities of cells along one column: panels between turns of an event, and their integrals."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ Ints = NDArray[np.intp]
 
 #: draws that say where the peaks of a cell are, and the ranks among them at which it is cut
 DRAWS, RANKS = 48, (0, 6, 12, 18, 24, 30, 36, 42, 47)
+#: ends of panels beyond the draws, in multiples of their range
+WIDENING = (0.5, 2.0, 8.0, 32.0, 1e3, 1e5)
 
 
 def relative(source: Source, cells: Rows, reference: Floats) -> Floats:
@@ -117,16 +119,16 @@ class Along:
         """Integrals over panels (cells, p), and what each cell's panels miss of its total."""
         total, how = relative(self.source, self.cells, self.reference), self.accuracy
         goal = Goal(self.owner, total, how.relative, how.background, how.shared)
-        some = (high > low) & (total > 0)[:, None] & factor.any(1)[:, None]
+        some = np.asarray((high > low) & (total > 0)[:, None] & factor.any(axis=1)[:, None])
         cell, at = np.nonzero(some)
         start = Panels.of(cell, low[cell, at], high[cell, at], factor[cell, at])
         if not len(start):
             return start, np.zeros(len(total))
         found = integrate(self.axis, start, self.height, goal)
         missed = self._missed(found, total)
-        scale = np.zeros(int(self.owner.max()) + 1)
-        np.maximum.at(scale, self.owner, total)
-        scale = np.full(len(total), total.max()) if how.shared else scale[self.owner]
+        by_row = np.zeros(int(self.owner.max()) + 1)
+        np.maximum.at(by_row, self.owner, total)
+        scale = np.full(len(total), total.max()) if how.shared else by_row[self.owner]
         bad = np.flatnonzero((missed > how.missed * scale) & some.any(1))
         if len(bad):
             again = integrate(self.axis, self._cut(start, bad), self.height, goal)
@@ -160,6 +162,8 @@ class Along:
         rows = self.cells.take(np.repeat(bad, DRAWS))
         drawn = self.source.completed(rows, generator)[:, self.slot].reshape(len(bad), DRAWS)
         drawn = np.sort(drawn, 1)[:, list(RANKS)]
-        step = (drawn[:, -1:] - drawn[:, :1]) / 2
+        # beyond the draws the panels widen, so that no node is far from all mass next to it
+        span = np.maximum(drawn[:, -1:] - drawn[:, :1], 1e-12) * np.array(WIDENING)
         wide = np.concatenate([drawn - 0.5, drawn + 0.5], 1) if self.axis.whole else drawn
-        return self.axis.place(np.concatenate([wide, wide[:, :1] - step, wide[:, -1:] + step], 1))
+        ends = [wide, drawn[:, :1] - span, drawn[:, -1:] + span]
+        return self.axis.place(np.concatenate(ends, 1))

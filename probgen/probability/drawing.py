@@ -203,9 +203,9 @@ def draw_rows(
     have = tried = 0
     limit = max(TRIES, PER_ROW * n)
     while have < n and tried < limit:
-        rate = have / tried if have else 1.0 if conditioned_.event is not None else 0.1
-        size = int(min(max((n - have) / rate * 1.1 + 16, 16), BATCH if tried else 4096))
-        size = min(size, max(limit - tried, 1))
+        # by the rate so far; while there is none, twice as many at each turn
+        want = (n - have) * tried / have * 1.1 if have else max(1.1 * n, tried)
+        size = int(min(want + 16, BATCH, limit - tried))
         rows = conditioned_.columns(source, size, generator)
         x = source.completed(rows, generator)
         good = x[check(x)]

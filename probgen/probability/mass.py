@@ -193,7 +193,7 @@ def summed(made: Pieces, n: int) -> Mass:
     if made.left_out is not None:
         error += made.left_out
         exact = exact and not made.left_out.any()
-    return Mass(np.maximum(value, 0.0), error, exact)
+    return Mass(np.maximum(value, 0.0), np.asarray(error, np.float64), exact)
 
 
 # --- sums over discrete columns, and one integral ---------------------------------------------

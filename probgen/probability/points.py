@@ -64,7 +64,7 @@ def _turns(event: Event, name: Hashable) -> Floats | None:
     found = [part.turns(name, {}) for part in parts if part.columns == {name}]
     if any(turns is None for turns in found):
         return None
-    flat = np.concatenate([np.ravel(turns) for turns in found if turns is not None] or [[]])
+    flat = np.concatenate([np.zeros(0), *(np.ravel(t) for t in found if t is not None)])
     return flat[~np.isnan(flat)]
 
 

@@ -263,7 +263,8 @@ def _wide_rules(low: Floats, high: Floats) -> tuple[Floats, Floats, Floats]:
 def _weights(s: Floats, sums: Floats) -> Floats:
     """Weights (k, p) at nodes s that give Legendre polynomials their sums."""
     table = legendre.legvander(s, s.shape[1] - 1)
-    return np.linalg.solve(np.swapaxes(table, 1, 2), sums[..., None])[..., 0]
+    solved = np.linalg.solve(np.swapaxes(table, 1, 2), sums[..., None])
+    return np.asarray(solved[..., 0], np.float64)
 
 
 @dataclass
