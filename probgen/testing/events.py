@@ -59,6 +59,7 @@ def scores_given_an_event_have_mass_one(subject: Subject) -> None:
         found = model.log_prob(levels, given=text, unseen="rare", details=True)
         mass = np.exp(found["log_prob"])
         error = float((mass * found["se"]).sum())
+        need(error < 0.05, f"given {text!r}: a mass with an error of {error:.3g}")
         need(abs(mass.sum() - 1) < 4 * error + 1e-6, f"given {text!r}: mass {mass.sum():.6f}")
     inside = subject.table("discrete").query("count < 4").head(20)
     plain = scores(model, inside) - math.log(float(model.prob("count < 4", random_state=0)))  # type: ignore[arg-type]
