@@ -19,6 +19,7 @@ BENCHMARKS = {
     "step_time": False,
     "encode": False,
     "intervals": False,
+    "events": False,
     "known_density": True,
 }
 

@@ -61,6 +61,7 @@ class Event:
 
     Examples
     --------
+    >>> import pandas as pd
     >>> table = pd.DataFrame({"age": [31.5, 45.0, 28.0], "job": ["nurse", "cook", "cook"]})
     >>> event = Event("30 < age & job != 'nurse'", Schema.infer(table))
     >>> event.evaluate(table).tolist()

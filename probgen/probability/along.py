@@ -119,7 +119,8 @@ class Along:
         """Integrals over panels (cells, p), and what each cell's panels miss of its total."""
         total, how = relative(self.source, self.cells, self.reference), self.accuracy
         goal = Goal(self.owner, total, how.relative, how.background, how.shared)
-        some = np.asarray((high > low) & (total > 0)[:, None] & factor.any(axis=1)[:, None])
+        open_ = np.greater(total, 0) & factor.any(axis=1)
+        some = np.greater(high, low) & open_[:, None]
         cell, at = np.nonzero(some)
         start = Panels.of(cell, low[cell, at], high[cell, at], factor[cell, at])
         if not len(start):

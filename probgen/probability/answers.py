@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from probgen.events import Event
 from probgen.events.nodes import Values
 from probgen.events.values import constant_of, from_encoded
-from probgen.probability.mass import Mass, mass
+from probgen.probability.along import Accuracy
+from probgen.probability.mass import ALONE, Mass, mass
 from probgen.probability.source import Rows, Source, TooHard
 
 __all__ = ["Answers", "Probability", "exact_answers", "plain_rows"]
@@ -22,6 +23,8 @@ Ints = NDArray[np.intp]
 
 #: rows that are worked on at once
 ROWS = 1024
+#: rows up to which integrals are as exact as they can be, and how exact those of many are
+FEW, MANY = 32, Accuracy(1e-5, 1e-4, 1e-3)
 
 
 @dataclass(frozen=True, repr=False)
@@ -121,16 +124,35 @@ def exact_answers(source: Source, event: Event, rows: Rows, values: Values) -> A
         If that is not possible, or too expensive; or the family is not exact.
     """
     n = len(rows)
-    found = Mass(np.full(n, np.nan), np.zeros(n))
-    for names, at in _patterns(known(event, values, n), n):
-        all_known = known(event, values, n)
+    all_known = known(event, values, n)
+    first, back = _distinct(rows, all_known)
+    rows, all_known = rows.take(first), {name: v[first] for name, v in all_known.items()}
+    m = len(rows)
+    accuracy = ALONE if m <= FEW else MANY
+    found = Mass(np.full(m, np.nan), np.zeros(m))
+    for names, at in _patterns(all_known, m):
+        if len(names) < len(event.columns) and not source.exact:
+            raise TooHard
         for start in range(0, len(at), ROWS):
             part = at[start : start + ROWS]
             fixed = {name: all_known[name][part] for name in names}
-            if len(names) < len(event.columns) and not source.exact:
-                raise TooHard
-            own = mass(source, event, rows.take(part), fixed, None)
+            own = mass(source, event, rows.take(part), fixed, None, accuracy)
             found.value[part], found.error[part] = own.value, own.error
             found.exact = found.exact and own.exact
     method = "exact" if found.exact else "quadrature"
-    return Answers(np.minimum(found.value, 1.0), found.error, method, np.full(n, np.inf))
+    value, error = np.minimum(found.value, 1.0)[back], found.error[back]
+    return Answers(value, error, method, np.full(n, np.inf))
+
+
+def _distinct(rows: Rows, values: Values) -> tuple[Ints, Ints]:
+    """The first of each kind of rows, and which kind each row is."""
+    if len(rows) < 2:
+        return np.arange(len(rows)), np.arange(len(rows))
+    used = rows.seen.any(0)
+    parts = [rows.x[:, used], rows.seen[:, used], *(v[:, None] for v in values.values())]
+    if rows.context is not None:
+        parts.append(rows.context)
+    # holes are 0 in x, and must be equal in the plain values as well
+    table = np.nan_to_num(np.concatenate([np.zeros((len(rows), 1)), *parts], 1), nan=-1e300)
+    _, first, back = np.unique(table, axis=0, return_index=True, return_inverse=True)
+    return first, back.reshape(-1)

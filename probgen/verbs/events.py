@@ -16,6 +16,7 @@ from probgen.events import Event, both
 from probgen.events.values import from_frame
 from probgen.probability import (
     Answers,
+    Conditioned,
     Effort,
     Probability,
     Rows,
@@ -115,8 +116,10 @@ class Events(Asked):
         source = self._source(posterior)
         generator = generator_of(random_state)
         if isinstance(given, str):
+            _need_context(both(asked, Event(given, self.schema_)), {})
             return self._given_event(source, asked, Event(given, self.schema_), effort, generator)
         if given is None:
+            _need_context(asked, {})
             return self._answers(source, asked, source.none(), {}, effort, generator)[0]
         frame = given_rows(given)
         known = encode(frame, self.schema_, unseen=unseen, extra=extra)
@@ -127,6 +130,7 @@ class Events(Asked):
             ))  # fmt: skip
         rows = Rows(known.x, known.seen, known.context if known.context.shape[1] else None)
         values = from_frame(frame, self.schema_, asked.columns, unseen)
+        _need_context(asked, values)
         found = self._answers(source, asked, rows, values, effort, generator)
         return found[0] if isinstance(given, Mapping) else _as_frame(found, frame.index)
 
@@ -163,7 +167,11 @@ class Events(Asked):
             above = exact_answers(source, both(event, given), source.none(), {})[0]
         except TooHard:
             part = conditioned(source, given)
-            return estimated_given(source, event, given, part, effort, generator)[0]
+            try:
+                return estimated_given(source, event, given, part, effort, generator)[0]
+            except NotSupported:  # a family that draws whole rows only
+                whole = Conditioned(None, None, 1.0)
+                return estimated_given(source, event, given, whole, effort, generator)[0]
         value = min(above.value / below.value, 1.0)
         error = (above.se + value * below.se) / below.value
         methods = {above.method, below.method}
@@ -174,10 +182,16 @@ class Events(Asked):
     def _sample_event(self, n: int, given: str, generator: torch.Generator) -> pd.DataFrame:
         """n rows that satisfy the event: drawn exactly where that is possible."""
         event, source = Event(given, self.schema_), self._source()
+        _need_context(event, {})
+
+        def fits(x: np.ndarray) -> np.ndarray:
+            return satisfied(source, event, x)
+
         part = conditioned(source, event)
-        x = draw_rows(
-            source, event, n, generator, part, lambda rows: satisfied(source, event, rows)
-        )
+        try:
+            x = draw_rows(source, event, n, generator, part, fits)
+        except NotSupported:  # a family that draws whole rows only
+            x = draw_rows(source, event, n, generator, Conditioned(None, None, 1.0), fits)
         return self._decode(x, None)
 
     def _log_prob_event(
@@ -192,6 +206,7 @@ class Events(Asked):
         known = encode(frame, self.schema_, unseen=unseen, extra="ignore")
         rows = Rows(known.x, known.seen, known.context if known.context.shape[1] else None)
         values = from_frame(frame, self.schema_, event.columns, unseen)
+        _need_context(event, {})
         effort, generator = Effort(), generator_of(0)
         whole = self._answers(source, event, source.none(), {}, effort, generator)[0]
         if whole.value <= (whole.se if np.isinf(whole.ess) else 0.0):
@@ -211,6 +226,21 @@ class Events(Asked):
             ess=np.minimum(base["ess"], np.minimum(each.ess, whole.ess)),
             method="+".join(sorted(methods - {"exact"} or {"exact"})),
         )
+
+
+def _need_context(event: Event, values: Mapping[Any, np.ndarray]) -> None:
+    """Context columns have no probability: an event about them needs their values."""
+    schema = event.schema
+    lacking = [
+        name for name in event.columns
+        if schema[name].role == "context" and (name not in values or np.isnan(values[name]).any())
+    ]  # fmt: skip
+    if lacking:
+        raise SchemaError(message(
+            f"context column(s) {lacking} without values in the event {event.text!r}",
+            "their values: a model conditions on them and does not model them",
+            "pass them by given, as a dict or a data frame",
+        ))  # fmt: skip
 
 
 def _effort(tolerance: float, relative: float, samples: int) -> Effort:
