@@ -53,7 +53,8 @@ def from_encoded(x: Floats, seen: Bools, column: Column, slots: list[int]) -> Fl
         lower, upper = column.support()
         values = np.clip(np.rint(own[:, 0]) + lower, lower, upper)
         return np.where(known[:, 0], values, np.nan)
-    values, hole = real_values(own, known, column)
+    with np.errstate(over="ignore"):  # what is too large is clipped to the largest number
+        values, hole = real_values(own, known, column)
     return np.where(hole, np.nan, _on_ticks(values, column))
 
 

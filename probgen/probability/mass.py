@@ -119,6 +119,8 @@ def mass(
         open_ = _open(source, event, rows.take(at), _taken(fixed, at), reference[at], accuracy)
         found.value[at], found.error[at] = open_.value, open_.error
         found.exact = open_.exact
+    lost = ~np.isfinite(reference)  # what has density 0 cannot be conditioned on
+    found.value[lost] = found.error[lost] = np.nan
     return found
 
 
