@@ -21,6 +21,7 @@ BENCHMARKS = {
     "intervals": False,
     "conditionals": False,
     "false_discoveries": False,
+    "events": False,
     "known_density": True,
     "imputation": True,
 }

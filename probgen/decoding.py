@@ -16,7 +16,7 @@ from probgen import cells
 from probgen.errors import SchemaError, message
 from probgen.schema import Column, Schema
 
-__all__ = ["decode"]
+__all__ = ["decode", "real_values", "to_ticks"]
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -107,13 +107,13 @@ def _decode_column(x: Floats, seen: Bools, column: Column, n: int) -> Any:
         if column.dtype == "object":
             values = values.astype(np.int64)
         return cells.write(values, ~seen[:, 0], column.dtype)
-    values, hole = _decode_real(x, seen, column)
+    values, hole = real_values(x, seen, column)
     if column.unit:
-        return cells.write(_to_ticks(values, column), hole, column.dtype)
+        return cells.write(to_ticks(values, column), hole, column.dtype)
     return cells.write(values, hole, column.dtype)
 
 
-def _decode_real(x: Floats, seen: Bools, column: Column) -> tuple[Floats, Bools]:
+def real_values(x: Floats, seen: Bools, column: Column) -> tuple[Floats, Bools]:
     """Values (n,) in table units, snapped to the grid, and the holes (n,)."""
     real = seen[:, -1]
     u = np.where(real, x[:, -1], 0.0) * column.scale + column.loc
@@ -159,7 +159,7 @@ def snap(values: Floats, grid: float, lower: float, upper: float, inside: bool) 
     return steps * grid
 
 
-def _to_ticks(values: Floats, column: Column) -> NDArray[np.int64]:
+def to_ticks(values: Floats, column: Column) -> NDArray[np.int64]:
     """Days as whole ticks of the column's unit, on its grid; the shift is in whole numbers."""
     per_day = cells.PER_DAY[str(column.unit)]
     step = max(1, round(column.grid * per_day)) if column.grid else 1
@@ -181,5 +181,5 @@ def _decode_constant(column: Column, n: int) -> Any:
         return cells.write(np.full(n, column.origin, dtype=np.int64), present, column.dtype)
     values = np.full(n, float(column.constant))
     if column.unit:
-        return cells.write(_to_ticks(values, column), present, column.dtype)
+        return cells.write(to_ticks(values, column), present, column.dtype)
     return cells.write(values, present, column.dtype)

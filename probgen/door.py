@@ -249,8 +249,8 @@ def given_rows(given: Given) -> pd.DataFrame:
     """`given` as a frame: one row for a dict."""
     if isinstance(given, str):
         raise SchemaError(message(
-            f"the event {given!r} as given", "a dict or a data frame",
-            "condition on values: events are not answered yet",
+            f"the event {given!r} as given", "a dict or a data frame: this verb takes no event",
+            "condition on values, or draw rows by sample(n, given=event)",
         ))  # fmt: skip
     if not isinstance(given, Mapping):
         return to_frame(given)

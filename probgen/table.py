@@ -22,7 +22,7 @@ from probgen.errors import DataWarning, SchemaError, message
 from probgen.frames import to_frame
 from probgen.schema import Column, Schema
 
-__all__ = ["Encoded", "decode", "encode", "to_frame"]
+__all__ = ["Encoded", "codes_of", "days", "decode", "encode", "to_frame", "values_of"]
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -242,12 +242,12 @@ def _encode_column(
     if column.role == "constant":
         return _differs(series, column, unseen)
     if column.labelled:
-        codes = _codes(series, column, unseen)
+        codes = codes_of(series, column, unseen)
         seen[:, 0] = codes >= 0
         np.maximum(codes, 0, out=codes)
         x[:, 0] = codes
         return None
-    values, hole = _values(series, column)
+    values, hole = values_of(series, column)
     if column.kind == "count":
         return _encode_count(values, hole, column, x, seen)
     return _encode_real(values, hole, column, x, seen, jitter)
@@ -293,7 +293,7 @@ def _encode_real(
     return real & ~legal
 
 
-def _values(series: pd.Series, column: Column) -> tuple[Floats, Bools]:
+def values_of(series: pd.Series, column: Column) -> tuple[Floats, Bools]:
     """Values (n,) in table units (days since the origin for dates) and the holes (n,)."""
     need = "date" if column.kind == "date" else "number"
     if column.unit and need == "number":
@@ -353,7 +353,7 @@ def days(
     return result
 
 
-def _codes(series: pd.Series, column: Column, unseen: Unseen) -> NDArray[np.intp]:
+def codes_of(series: pd.Series, column: Column, unseen: Unseen) -> NDArray[np.intp]:
     """Code of each cell (n,) by the fitted levels, -1 in the holes."""
     if not _readable(series, column, "label"):
         return np.full(len(series), -1)
@@ -404,6 +404,6 @@ def _differs(series: pd.Series, column: Column, unseen: Unseen) -> Bools:
         same = np.array([cells.scalar(value) == column.constant for value in found], bool)
         differs = ~np.append(same, True)[codes]
         return np.zeros(len(series), bool) if unseen == "missing" else differs
-    values, hole = _values(series, column)
+    values, hole = values_of(series, column)
     constant = 0.0 if column.kind == "date" else column.constant
     return (values != constant) & ~hole

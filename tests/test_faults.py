@@ -17,10 +17,10 @@ from sklearn.exceptions import ConvergenceWarning
 
 import probgen as pg
 from probgen import DataWarning, ProbgenError, SchemaError
-from tests.faults import at_fit, at_use
+from tests.faults import at_events, at_fit, at_use
 from tests.faults.cases import CASES, FAMILIES, FAST, Raises, Warns, quiet, real, table
 
-assert at_fit and at_use  # imported for the cases that they put on the list
+assert at_events and at_fit and at_use  # imported for the cases that they put on the list
 
 
 @pytest.mark.filterwarnings("always")

@@ -24,6 +24,7 @@ ROWS = [
     {"overrides"},
     {"decoding"},
     {"table"},
+    {"events"},
     {"kinds"},
     # the engine: torch and Pyro, no pandas
     {"batch"},
@@ -48,7 +49,7 @@ ROWS = [
     {"fitting"},
     {"gibbs"},  # posterior draws of the mixture
     {"families"},
-    {"companions"},
+    {"companions", "probability"},
     # the faces
     {"diagnostics"},
     {"evaluation"},

@@ -10,7 +10,7 @@ its reason.
 Which promise a check holds is the first line of its docstring.
 """
 
-from probgen.testing import density, fitting, imputing, oddity, pair
+from probgen.testing import density, events, fitting, imputing, oddity, pair
 from probgen.testing.sklearn import EXPECTED_FAILURES, FDR_FAILURES, check_estimator
 from probgen.testing.subject import (
     CHECKS,
@@ -32,6 +32,7 @@ __all__ = [
     "check_estimator",
     "check_family",
     "density",
+    "events",
     "fitting",
     "oddity",
     "imputing",

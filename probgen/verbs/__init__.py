@@ -1,6 +1,7 @@
 """What can be asked of a fitted density: one method a verb, pandas in and out."""
 
 from probgen.verbs.base import Extra, Unseen
+from probgen.verbs.events import Events
 from probgen.verbs.generating import Generating
 from probgen.verbs.imputing import Imputing
 from probgen.verbs.latents import Latents
@@ -12,5 +13,5 @@ from probgen.verbs.trust import Trust
 __all__ = ["Extra", "Unseen", "Verbs"]
 
 
-class Verbs(Oddity, Scoring, Generating, Imputing, Relations, Latents, Trust):
+class Verbs(Oddity, Scoring, Events, Generating, Imputing, Relations, Latents, Trust):
     """The questions; `probgen.Density` adds fitting and scikit-learn's conventions."""

@@ -58,6 +58,14 @@ class Asked:
         doubt(drawn.khat, strict, "conditional draws")
         return drawn.x.cpu().numpy()
 
+    def _sample_event(self, n: int, given: str, generator: torch.Generator) -> pd.DataFrame:
+        raise TypeError(f"{type(self).__name__} must define _sample_event")
+
+    def _log_prob_event(
+        self, table: Any, given: str, base: pd.DataFrame, posterior: bool, unseen: Unseen
+    ) -> pd.DataFrame:
+        raise TypeError(f"{type(self).__name__} must define _log_prob_event")
+
     def _decode(self, x: np.ndarray, index: pd.Index | None) -> pd.DataFrame:
         return decode(x, self.schema_, index)
 

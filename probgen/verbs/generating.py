@@ -38,8 +38,11 @@ class Generating(Asked):
         ----------
         n : int
             Rows; for each row of `given` where that is a frame.
-        given : dict or data frame, optional
-            Cells that are held fixed.
+        given : dict, data frame or str, optional
+            Cells that are held fixed; or an event in the syntax of `DataFrame.query` that all
+            rows satisfy. Discrete columns and one real column of the event are drawn exactly,
+            however rare it is; what is left is drawn until it fits, and an error after half a
+            million tries at least states the probability.
         random_state : int, optional
             Seed; None draws afresh at each call.
         strict : bool
@@ -74,6 +77,8 @@ class Generating(Asked):
             m = len(self.schema_.slots)
             batch = Batch.empty(int(n), m, torch.float64, self._device)
             return self._decode(self._draw(batch, generator), None)
+        if isinstance(given, str):
+            return self._sample_event(int(n), given, generator)
         single = isinstance(given, Mapping)
         frame = given_rows(given)
         known = encode(frame, self.schema_, unseen=unseen, extra=extra)

@@ -39,9 +39,10 @@ class Scoring(Asked):
         table : data frame of n rows
             Any of the fitted columns, in any order; those left out and NaN cells are
             integrated out.
-        given : dict or data frame, optional
-            What to condition on: the same cells for all rows (dict) or row by row (a frame
-            of n rows). NaN conditions on nothing.
+        given : dict, data frame or str, optional
+            What to condition on: the same cells for all rows (dict), row by row (a frame
+            of n rows), or an event in the syntax of `DataFrame.query`, which may be about
+            columns of the table. NaN conditions on nothing.
         interval : float, optional
             Posterior probability: return lower and upper ends as well.
         details : bool
@@ -78,6 +79,15 @@ class Scoring(Asked):
             The same without `strict`.
         """
         check_is_fitted(self)
+        if isinstance(given, str):
+            if interval is not None:
+                raise NotSupported(message(
+                    "interval with an event as given", "values as given",
+                    "condition on a dict or a frame, or leave interval out",
+                ))  # fmt: skip
+            base = self.log_prob(table, None, None, True, posterior, strict, unseen, extra)
+            found = self._log_prob_event(table, given, base, posterior, unseen)
+            return found if details else found["log_prob"]
         asked = encode(table, self.schema_, unseen=unseen, extra=extra)
         named = to_frame(table, self.schema_.names)
         joint, known = given_parts(asked, named, given, self.schema_, unseen, extra)
