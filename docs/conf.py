@@ -50,7 +50,7 @@ copybutton_prompt_is_regexp = True
 
 #: what a user of the package imports; every other module is shown under "engine"
 PUBLIC = {
-    "probgen", "answers", "calibration", "datasets", "density", "dependence", "detector",
+    "probgen", "answers", "calibration", "columns", "datasets", "density", "dependence", "detector",
     "diagnostics", "errors", "estimators", "evaluation", "explaining", "outliers", "plots",
     "repairing", "saving", "schema", "selection", "testing", "verbs",
 }  # fmt: skip

@@ -1,5 +1,6 @@
 """Probabilistic programming for tables: a data frame in, its joint density out."""
 
+from probgen.columns import Column
 from probgen.density import Density
 from probgen.detector import OutlierDetector
 from probgen.errors import (
@@ -15,7 +16,7 @@ from probgen.errors import (
 from probgen.estimators import GaussianMixture, Independent, Pair
 from probgen.pooling import Pooled, pool
 from probgen.saving import load
-from probgen.schema import Column, Schema
+from probgen.schema import Schema
 
 __version__ = "0.1.0"
 

@@ -19,10 +19,10 @@ import torch
 from scipy.special import stdtr, stdtrit
 from torch import Tensor
 
+from probgen.columns import Slot
 from probgen.counts import CountLeaf
 from probgen.leaves import Leaf, RealLeaf
 from probgen.likelihoods import Components, MixedRows
-from probgen.schema import Slot
 
 __all__ = [
     "Cells", "Conditionals", "Counts", "Drawn", "Levels", "Reals", "atom_slots", "conditionals",

@@ -13,8 +13,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from probgen import cells
+from probgen.columns import Column
 from probgen.errors import SchemaError, message
-from probgen.schema import Column, Schema
+from probgen.schema import Schema
 
 __all__ = ["decode", "real_values", "to_ticks"]
 

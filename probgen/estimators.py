@@ -12,6 +12,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from probgen.batch import Batch
+from probgen.columns import Column
 from probgen.density import Density
 from probgen.door import check_settings, count_distinct, hide_reserved
 from probgen.errors import SchemaError, message
@@ -19,7 +20,7 @@ from probgen.families.mixture import Mixture
 from probgen.families.pair import Program, UserPair
 from probgen.family import Family
 from probgen.likelihoods import Covariance
-from probgen.schema import Column, Schema
+from probgen.schema import Schema
 from probgen.selection import Selection, select_components
 from probgen.table import Encoded
 

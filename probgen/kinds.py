@@ -42,11 +42,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from probgen import cells
+from probgen.columns import LABELLED, Column
 from probgen.errors import DataWarning, SchemaError, message
 from probgen.frames import to_frame
 from probgen.grids import common_step, find_atoms, is_positive, location
 from probgen.overrides import checked
-from probgen.schema import LABELLED, Column
 from probgen.table import days
 
 __all__ = ["infer_columns"]

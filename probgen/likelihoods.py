@@ -17,12 +17,12 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from probgen.columns import Slot
 from probgen.counts import CountLeaf
 from probgen.full_normals import FullNormals
 from probgen.holes import Patterns
 from probgen.leaves import CategoryLeaf, Leaf, Look, RealLeaf, pick
 from probgen.normals import DiagonalNormals, Kernel, Moments
-from probgen.schema import Slot
 
 __all__ = ["Chunk", "Components", "Covariance", "MixedRows", "RowMixture", "Statistics"]
 

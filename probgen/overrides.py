@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Any
 
+from probgen.columns import KINDS
 from probgen.errors import SchemaError, message
-from probgen.schema import KINDS
 
 __all__ = ["checked"]
 

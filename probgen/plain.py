@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from probgen.columns import KINDS, Column
 from probgen.errors import NotSupported, message
-from probgen.schema import KINDS, Column, Schema
+from probgen.schema import Schema
 
 __all__ = ["checked", "decode", "encode"]
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from probgen.schema import Slot
+from probgen.columns import Slot
 
 __all__ = ["merged_labels"]
 

@@ -17,10 +17,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from probgen import cells
+from probgen.columns import Column
 from probgen.decoding import decode
 from probgen.errors import DataWarning, SchemaError, message
 from probgen.frames import to_frame
-from probgen.schema import Column, Schema
+from probgen.schema import Schema
 
 __all__ = ["Encoded", "codes_of", "days", "decode", "encode", "to_frame", "values_of"]
 

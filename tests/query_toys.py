@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from probgen.batch import Batch
+from probgen.columns import Slot
 from probgen.family import Draws, Family
-from probgen.schema import Slot
 
 F64 = torch.float64
 

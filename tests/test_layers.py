@@ -20,6 +20,7 @@ ROWS = [
     # the table: knows kinds and pandas, no models
     {"cells", "grids"},
     {"frames"},
+    {"columns"},
     {"schema"},
     {"overrides"},
     {"decoding"},

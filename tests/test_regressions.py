@@ -12,13 +12,13 @@ import torch
 from scipy.stats import nbinom, norm
 
 import probgen as pg
+from probgen.columns import Slot
 from probgen.counts import CountLeaf
 from probgen.door import count_distinct
 from probgen.errors import SchemaError
 from probgen.leaves import CategoryLeaf
 from probgen.likelihoods import CHUNK_ELEMENTS, MixedRows
 from probgen.normals import cholesky
-from probgen.schema import Slot
 from probgen.starts import merged_labels
 from probgen.table import encode
 

@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 import torch
 
+from probgen.columns import Column
 from probgen.errors import DataWarning, SchemaError
-from probgen.schema import Column, Schema
+from probgen.schema import Schema
 from probgen.table import decode, encode
 
 N = 400

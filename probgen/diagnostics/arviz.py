@@ -23,12 +23,13 @@ from torch import Tensor
 
 from probgen import queries
 from probgen.batch import Batch
+from probgen.columns import Column
 from probgen.diagnostics.posterior import Fitted, guide_log_p_q, kind, posterior
 from probgen.errors import DataWarning, SchemaError, message
 from probgen.family import Draws, Family
 from probgen.queries import Predictive
 from probgen.queries.draws import count_draws
-from probgen.schema import Column, Schema
+from probgen.schema import Schema
 from probgen.session import spawn_seeds
 from probgen.table import encode, to_frame
 

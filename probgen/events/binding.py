@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from probgen.columns import Column
 from probgen.errors import SchemaError, message
 from probgen.events import nodes
 from probgen.events.nodes import Arithmetic, Compare, Node, Number, Term, Value
 from probgen.events.syntax import Names, name_of, refuse
-from probgen.schema import Column, Schema
+from probgen.schema import Schema
 from probgen.table import days
 
 __all__ = ["bind", "closest"]

@@ -15,8 +15,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from probgen import cells
+from probgen.columns import Column
 from probgen.decoding import real_values, to_ticks
-from probgen.schema import Column, Schema
+from probgen.schema import Schema
 from probgen.table import Unseen, codes_of, days, values_of
 
 __all__ = ["constant_of", "edges_of", "from_encoded", "from_frame", "step_of"]

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from probgen.batch import Batch
+from probgen.columns import Column
 from probgen.errors import SchemaError, message
-from probgen.schema import Column, Schema
+from probgen.schema import Schema
 
 __all__ = ["Place", "View", "dummy_batch", "places"]
 

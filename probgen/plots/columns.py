@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from probgen.columns import Column
 from probgen.density import Density
 from probgen.errors import SchemaError, message
 from probgen.plots.shared import (
@@ -28,7 +29,6 @@ from probgen.plots.shared import (
     short,
     wrapped,
 )  # fmt: skip
-from probgen.schema import Column
 from probgen.table import to_frame
 
 if TYPE_CHECKING:

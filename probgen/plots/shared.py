@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from probgen.columns import Column
 from probgen.density import Density
 from probgen.errors import SchemaError, message
-from probgen.schema import Column
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from probgen.columns import Column
 from probgen.errors import NotSupported
 from probgen.events import Event
 from probgen.events.nodes import Values
 from probgen.events.values import edges_of, from_encoded
 from probgen.probability.quadrature import POINTS, Axis, Goal, Panels, integrate
 from probgen.probability.source import Rows, Source, TooHard
-from probgen.schema import Column
 
 __all__ = ["Accuracy", "Along", "panel_ends", "plain_along", "relative"]
 

@@ -10,6 +10,7 @@ import torch
 from numpy.polynomial import legendre
 from numpy.typing import NDArray
 
+from probgen.columns import Column
 from probgen.errors import SchemaError, message
 from probgen.events import Event, both
 from probgen.probability.along import relative
@@ -18,7 +19,6 @@ from probgen.probability.mass import Pieces, pieces, summed
 from probgen.probability.points import is_hard
 from probgen.probability.quadrature import NODES
 from probgen.probability.source import Rows, Source, TooHard
-from probgen.schema import Column
 
 __all__ = ["Conditioned", "conditioned", "draw_rows"]
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from probgen.columns import Column
 from probgen.events import Event
 from probgen.events.nodes import Values
 from probgen.events.values import step_of
@@ -22,7 +23,6 @@ from probgen.probability.along import Accuracy, Along, panel_ends, plain_along, 
 from probgen.probability.points import Points, axis_of, is_hard, left_out, plain, points_of
 from probgen.probability.quadrature import POINTS, Axis, Goal, Panels, integrate
 from probgen.probability.source import Rows, Source, TooDear, TooHard
-from probgen.schema import Column
 
 __all__ = ["Mass", "Pieces", "mass", "pieces", "summed"]
 

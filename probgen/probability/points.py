@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from probgen.columns import Column
 from probgen.events import Event
 from probgen.events.nodes import Node
 from probgen.probability.quadrature import Axis, Lattice, Line
 from probgen.probability.source import Rows, Source, TooHard
-from probgen.schema import Column
 
 __all__ = ["Points", "axis_of", "entangled", "is_hard", "left_out", "plain", "points_of"]
 

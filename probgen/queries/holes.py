@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from probgen.batch import Batch
+from probgen.columns import Slot
 from probgen.family import Family
-from probgen.schema import Slot
 
 __all__ = ["holes", "slots_of", "without_holes"]
 

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit, logsumexp
 
+from probgen.columns import Column
 from probgen.density import Density
 from probgen.errors import DataWarning
 from probgen.estimators import Independent
-from probgen.schema import Column
 from probgen.testing.subject import NotApplicable, Subject, check, close, gap, need
 
 __all__: list[str] = []

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from probgen.columns import Column
 from probgen.density import Density
 from probgen.errors import DataWarning
-from probgen.schema import Column
 from probgen.testing.subject import NotApplicable, Subject, check, need
 
 __all__: list[str] = []

@@ -10,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from probgen.columns import Column
 from probgen.conditionals import Cells, Conditionals, Counts, Drawn, Levels, Reals
 from probgen.errors import SchemaError, message
-from probgen.schema import Column, Schema
+from probgen.schema import Schema
 
 __all__ = ["Centre", "CentreName", "fill_centres", "plan"]
 

@@ -20,8 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from probgen.columns import Column
 from probgen.errors import SchemaError, message
-from probgen.schema import Column, Schema
+from probgen.schema import Schema
 from probgen.table import encode
 
 __all__ = ["Delta", "Shifts", "shifts_of"]

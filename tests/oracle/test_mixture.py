@@ -15,9 +15,9 @@ from sklearn.mixture import GaussianMixture as Peer
 
 import probgen as pg
 from probgen.batch import Batch
+from probgen.columns import Slot
 from probgen.families.mixture import Mixture
 from probgen.queries.contraction import global_sites, traced
-from probgen.schema import Slot
 from probgen.session import guarded
 
 COVARIANCES = ("full", "tied", "diag", "spherical", "flexible")
