@@ -10,7 +10,7 @@ from probgen.errors import (
     ProbgenError,
     SchemaError,
 )
-from probgen.estimators import GaussianMixture, Independent
+from probgen.estimators import GaussianMixture, Independent, StudentT
 from probgen.saving import load
 from probgen.schema import Column, Schema
 
@@ -29,5 +29,6 @@ __all__ = [
     "ProbgenError",
     "Schema",
     "SchemaError",
+    "StudentT",
     "load",
 ]

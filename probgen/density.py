@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils.validation import check_is_fitted
@@ -154,7 +155,7 @@ class Density(Verbs, DensityMixin, BaseEstimator):
             frame, weight = frame[weight > 0], weight[weight > 0]
         training = self._training()
         schema = self.schema or Schema.infer(
-            weighted_rows(frame, weight), self.columns, given, self.dequantise
+            weighted_rows(frame, weight), self._kinds(frame), given, self.dequantise
         )
         seeds = spawn_seeds(training.random_state or 0, 2)
         jitter = np.random.default_rng(seeds[0]) if self.dequantise else None
@@ -193,6 +194,10 @@ class Density(Verbs, DensityMixin, BaseEstimator):
         elif state is None:
             values["random_state"] = secrets.randbits(31)
         return Training(**values)
+
+    def _kinds(self, frame: pd.DataFrame) -> Mapping[Hashable, Any] | None:
+        """Kinds by column name that override inference."""
+        return self.columns
 
     def _make(self, schema: Schema) -> Family:
         """A new family over the slots of a schema."""

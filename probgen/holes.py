@@ -105,6 +105,10 @@ class Marginals:
             return gap, torch.einsum("nkd,kde->nke", gap, self.precision[0])
         return gap, (gap[:, :, None] @ self.precision[self.back])[:, :, 0]
 
+    def log_dets(self, n: int) -> Tensor:
+        """Log determinants (n, k) of the precisions of the seen slots."""
+        return self._of_rows(self.log_det).expand(n, -1)
+
     def log_rows(self, x: Tensor, seen: Tensor) -> Tensor:
         """Log density (n, k) of the seen slots of rows x (n, d)."""
         gap, scaled = self._last = self._gap(x, seen)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 
-from probgen import Density, GaussianMixture, Independent
+from probgen import Density, GaussianMixture, Independent, StudentT
 from probgen.testing import Subject
 
 
@@ -27,6 +27,7 @@ REGISTRY: dict[str, Callable[[], Density]] = {
     "mixture-flexible": _mixture(covariance="flexible"),
     "mixture-dp": _mixture(weights="dp"),
     "mixture-minibatch": _mixture(batch_size=32, max_epochs=20),
+    "student": lambda: StudentT(max_epochs=200, random_state=0),
     "mixture-restarts": _mixture(restarts=2, starts=1),
 }
 

@@ -23,7 +23,7 @@ __all__ = ["without_overrides"]
 #: what a family may answer itself
 OVERRIDES = (
     "draw_globals", "exact_log_prob", "complete", "point_globals", "expect", "reconstruct",
-    "row_latents",
+    "row_latents", "log_pairs",
 )  # fmt: skip
 TABLES = ("mixed", "real2")
 
