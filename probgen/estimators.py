@@ -204,7 +204,7 @@ class StudentT(Density):
     --------
     >>> import numpy as np
     >>> table = np.random.default_rng(0).normal(size=(200, 2))
-    >>> table[:20] = 50.0
+    >>> table[:20] *= 30.0
     >>> model = StudentT(random_state=0).fit(table)
     >>> bool(model.score_samples(table)[:20].max() < model.score_samples(table)[20:].min())
     True

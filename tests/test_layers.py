@@ -52,7 +52,7 @@ ROWS = [
     {"density"},
     {"selection"},
     {"estimators"},
-    {"outliers"},
+    {"outliers", "robust"},
     {"saving"},
     {"plots"},
     {""},  # probgen/__init__.py: the public names

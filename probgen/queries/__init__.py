@@ -7,6 +7,7 @@ may run in several threads; everything that runs the pair is inside one guarded 
 from probgen.queries.density import Estimate, interval, log_prob, log_prob_draws
 from probgen.queries.draws import Predictive, draw_globals, encoded
 from probgen.queries.latents import latent, reconstruct
+from probgen.queries.pairs import log_pairs
 from probgen.queries.sampling import sample
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "encoded",
     "interval",
     "latent",
+    "log_pairs",
     "log_prob",
     "log_prob_draws",
     "reconstruct",
