@@ -172,6 +172,7 @@ def measure(found: Iterator[Split], candidates: list[Candidate]) -> pd.DataFrame
     """AUCROC and AUCPR of every score of every table, mean of seeds, and seconds of a fit."""
     rows = []
     for split in found:
+        print(f"{split.name} {split.seed}", end=" ", flush=True)
         for candidate in candidates:
             clock = time.perf_counter()
             with warnings.catch_warnings():
@@ -186,6 +187,7 @@ def measure(found: Iterator[Split], candidates: list[Candidate]) -> pd.DataFrame
                     "roc": 100 * roc_auc_score(split.odd, score),
                     "pr": 100 * average_precision_score(split.odd, score),
                 })  # fmt: skip
+    print()
     return pd.DataFrame(rows).groupby(["table", "n", "d", "score"]).mean().drop(columns="seed")
 
 

@@ -6,8 +6,8 @@
 All globals are points, so the guide is empty. `update` is one step of expectation
 maximisation with the row's hidden precision ``u ~ Gamma(dof / 2, dof / 2)`` and its hidden
 cells as missing data: a row at squared distance q counts ``(dof + d) / (dof + q)`` rows. The
-degrees of freedom move first, to where the density of the rows is highest (the ECME of Liu
-and Rubin, so a step never lowers what it ascends).
+degrees of freedom and the size of the scale move first, each to where the density of the rows
+is highest (the ECME of Liu and Rubin, so a step never lowers what it ascends).
 
 References: Lange, Little and Taylor (1989), Robust statistical modeling using the t
 distribution, JASA 84; Liu and Rubin (1995), ML estimation of the t distribution using EM and
@@ -26,7 +26,7 @@ from probgen.batch import Batch
 from probgen.family import Draws, Family
 from probgen.holes import Marginals, Patterns, pattern_groups
 from probgen.likelihoods import Components, MixedRows, RowMixture
-from probgen.normals import LOG_2PI, Kernel, cholesky, log_det_of, student
+from probgen.normals import LOG_2PI, Kernel, cholesky, student
 from probgen.schema import Schema
 from probgen.whole_rows import WholeRows
 
@@ -120,46 +120,32 @@ class Student(Family):
     def update(self, batch: Batch, rate: float) -> float:
         """One step of expectation maximisation; the loss at the parameters before it.
 
-        The loss is minus the log density of the rows, plus `penalty`: so a step at rate 1
-        never raises it.
+        The loss is minus the log density of the rows, plus penalties that are 0 at the prior:
+        `pseudo` times the Kullback-Leibler divergence of the normal with this scale from the
+        standard one, and for each leaf its pseudo-counts times that of the weights from
+        their prior mean. A step at rate 1 never raises it.
         """
         x, seen, weight = _values(batch), batch.seen, batch.weight.double()
         weight = weight * (batch.total / weight.sum().clamp_min(1e-300))
-        penalty = self.penalty()
         value, leaves = self._count(x, seen, weight)
         if self.rows.real:
             value = value + self._move(self.rows.block(x), self.rows.block(seen), weight, rate)
         for i, leaf in self.rows.leaf_items():
             leaf.counts = leaf.counts.lerp(leaves[i], rate)
-        return float((penalty - value) / batch.total)
+        return -float(value / batch.total)
 
     def finish(self, batch: Batch, generator: torch.Generator) -> None:
         """Drop what was kept of the training rows."""
         self.rows.forget()
 
-    def penalty(self) -> Tensor:
-        """What keeps scale and leaves sound, nats: pseudo-rows at their mean log density.
-
-        `pseudo` times the Kullback-Leibler divergence of the normal with this scale from the
-        standard one, and for each leaf its pseudo-counts times that of the weights from
-        their prior mean. 0 at the prior.
-        """
-        total = self.scale.new_zeros(())
-        if self.rows.real:
-            root = cholesky(self.scale)
-            trace = torch.cholesky_inverse(root).trace()
-            total = 0.5 * self.pseudo * (log_det_of(root) + trace - len(self.mean))
-        logs = self._leaf_logs()
-        for i, leaf in self.rows.leaf_items():
-            prior = leaf.prior
-            total = total + (prior * ((prior / prior.sum()).log() - logs[i][0])).sum()
-        return total
-
     def _count(self, x: Tensor, seen: Tensor, weight: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
-        """Log density of the weighted rows under the leaves, and the leaves' expected counts."""
+        """Penalised log density of the rows under the leaves, and the leaves' expected counts."""
         logs = self._leaf_logs()
-        counts = {i: torch.zeros_like(leaf.counts) for i, leaf in self.rows.leaf_items()}
-        value = weight.new_zeros(())
+        counts, value = {}, weight.new_zeros(())
+        for i, leaf in self.rows.leaf_items():
+            counts[i] = torch.zeros_like(leaf.counts)
+            prior = leaf.prior
+            value = value - (prior * ((prior / prior.sum()).log() - logs[i][0])).sum()
         if not logs:
             return value, counts
         only = Components(weight.new_zeros(1), None, logs)
@@ -173,7 +159,7 @@ class Student(Family):
         return value, counts
 
     def _move(self, x: Tensor, seen: Tensor, weight: Tensor, rate: float) -> Tensor:
-        """Move degrees of freedom, mean and scale; the log density of the rows before."""
+        """Move degrees of freedom, mean and scale; the penalised log density before."""
         kernel = self.kernel(heavy=False)
         groups = list(self._groups(seen))
         whole = WholeRows(kernel, exact=True)
@@ -181,19 +167,22 @@ class Student(Family):
         for at, patterns in groups:
             prepared = whole if patterns is None else Marginals(kernel, patterns)
             quad[at], log_det[at], width[at] = _distances(prepared, x[at], seen[at])
-        value = weight @ student(quad, log_det, width, self.dof)
+        d, trace = len(self.mean), kernel.precision[0].trace()
+        penalty = 0.5 * self.pseudo * (trace - whole.log_det[0] - d)
+        value = weight @ student(quad, log_det, width, self.dof) - penalty
         if rate == 0.0:
             return value
         dof = self.dof if self.fixed else best_dof(quad, width, weight, self.dof)
-        share = weight * (dof + width) / (dof + quad)
+        factor = best_factor(quad, width, weight, dof, self.pseudo * trace, self.pseudo * d)
+        share = weight * (dof + width) / (dof + quad / factor)
         first, second = torch.zeros_like(self.mean), torch.zeros_like(self.scale)
         for at, patterns in groups:
             prepared = whole if patterns is None else Marginals(kernel, patterns)
-            parts = _expected(prepared, x[at], seen[at], share[at], weight[at])
+            parts = _expected(prepared, x[at], seen[at], share[at], weight[at] * factor)
             first, second = first + parts[0], second + parts[1]
         step = first / share.sum().clamp_min(1e-300)
         spread = second - torch.outer(first, step)
-        eye = torch.eye(len(step), dtype=step.dtype, device=step.device)
+        eye = torch.eye(d, dtype=step.dtype, device=step.device)
         scale = 0.5 * (spread + spread.mT) + self.pseudo * eye
         self.mean = self.mean + rate * step
         self.scale = self.scale.lerp(scale / (weight.sum() + self.pseudo), rate)
@@ -288,6 +277,28 @@ def best_dof(quad: Tensor, width: Tensor, weight: Tensor, now: Tensor) -> Tensor
     return best
 
 
+def best_factor(
+    quad: Tensor, width: Tensor, weight: Tensor, dof: Tensor, trace: Tensor, pseudo: float
+) -> Tensor:
+    """By how much to multiply the scale () so that the penalised log density is highest.
+
+    Expectation maximisation finds shape and centre fast and the size of the scale slowly
+    where tails are heavy; this moves it at once. The slope in the logarithm of the factor
+    only falls, so its root is found by halving. `trace` is `pseudo` rows' own distance.
+    """
+    wanted = float(weight @ width) + pseudo
+    low, high = -50.0, 50.0
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        factor = math.exp(middle)
+        held = weight @ ((dof + width) * quad / (factor * dof + quad).clamp_min(1e-300))
+        if float(held) + float(trace) / factor > wanted:
+            low = middle
+        else:
+            high = middle
+    return quad.new_tensor(math.exp(0.5 * (low + high)))
+
+
 def _distances(
     prepared: WholeRows | Marginals, x: Tensor, seen: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -303,7 +314,8 @@ def _expected(
     """Moments about the present mean: hidden cells are as far off as the seen ones say.
 
     Their gaps are shared by the row's precision, their remaining covariance is not: given
-    the precision u it is that of a normal over u, and counts u times.
+    the precision u it is that of a normal over u, and counts u times. `weight` carries the
+    factor by which the scale has grown.
     """
     if isinstance(prepared, Marginals):
         prepared.log_rows(x, seen)
