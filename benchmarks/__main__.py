@@ -20,6 +20,7 @@ BENCHMARKS = {
     "encode": False,
     "intervals": False,
     "known_density": True,
+    "adbench": True,
 }
 
 

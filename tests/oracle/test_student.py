@@ -10,7 +10,7 @@ from scipy import stats
 
 import probgen as pg
 from probgen import queries
-from probgen.families.student import Student, best_dof
+from probgen.families.student import Student, best_dof, best_factor
 from probgen.family import Family
 from probgen.normals import student
 from probgen.table import encode
@@ -108,6 +108,24 @@ def test_best_dof_never_loses():
         best = best_dof(quad, width, weight, torch.tensor(now).double())
         assert value(best) >= value(torch.tensor(now).double())
         assert value(best) > top - 1e-3
+
+
+def test_best_factor_is_the_best():
+    """No factor beside it gives rows and penalty a higher log density."""
+    random = np.random.default_rng(3)
+    quad = torch.tensor(40 * random.chisquare(3, 300) / random.uniform(0.05, 1, 300))
+    width = torch.tensor(random.integers(0, 4, 300)).double()
+    quad = quad * (width > 0)
+    weight, dof = torch.tensor(random.uniform(0, 2, 300)), torch.tensor(1.5).double()
+    trace, pseudo = torch.tensor(7.0).double(), 4.0
+
+    def value(factor: torch.Tensor) -> float:
+        rows = student(quad / factor, -width * factor.log(), width, dof)
+        return float(weight @ rows - 0.5 * (pseudo * factor.log() + trace / factor))
+
+    best = best_factor(quad, width, weight, dof, trace, pseudo)
+    assert best > 5
+    assert all(value(best) > value(best * k) for k in (0.01, 0.5, 0.999, 1.001, 2.0, 100.0))
 
 
 def test_pairs_equal_those_of_the_marginals(monkeypatch):
