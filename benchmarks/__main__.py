@@ -24,6 +24,7 @@ BENCHMARKS = {
     "events": False,
     "known_density": True,
     "imputation": True,
+    "adbench": True,
 }
 
 

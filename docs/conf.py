@@ -50,9 +50,9 @@ copybutton_prompt_is_regexp = True
 
 #: what a user of the package imports; every other module is shown under "engine"
 PUBLIC = {
-    "probgen", "answers", "calibration", "columns", "datasets", "density", "dependence", "detector",
-    "diagnostics", "errors", "estimators", "evaluation", "explaining", "outliers", "plots",
-    "repairing", "saving", "schema", "selection", "testing", "verbs",
+    "probgen", "answers", "calibration", "columns", "datasets", "density", "dependence",
+    "detector", "diagnostics", "errors", "estimators", "evaluation", "explaining", "outliers",
+    "plots", "pooling", "repairing", "robust", "saving", "schema", "selection", "testing", "verbs",
 }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from probgen.errors import (
     ProbgenError,
     SchemaError,
 )
-from probgen.estimators import GaussianMixture, Independent, Pair
+from probgen.estimators import GaussianMixture, Independent, Pair, StudentT
 from probgen.pooling import Pooled, pool
 from probgen.saving import load
 from probgen.schema import Schema
@@ -37,6 +37,7 @@ __all__ = [
     "ProbgenError",
     "Schema",
     "SchemaError",
+    "StudentT",
     "load",
     "pool",
 ]

@@ -214,6 +214,10 @@ class Density(Verbs, DensityMixin, BaseEstimator):
             values["random_state"] = secrets.randbits(31)
         return Training(**values)
 
+    def _kinds(self, frame: pd.DataFrame) -> Mapping[Hashable, Any] | None:
+        """Kinds by column name that override inference."""
+        return self.columns
+
     def _make(self, schema: Schema) -> Family:
         """A new family over the slots of a schema."""
         raise TypeError(f"{type(self).__name__} must define _make(schema)")

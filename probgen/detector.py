@@ -16,7 +16,7 @@ from probgen.conformal import TIE, adjusted, p_values
 from probgen.density import Density
 from probgen.door import check_settings, check_weight, fit_frame, score_frame
 from probgen.errors import NotSupported, SchemaError, message
-from probgen.estimators import GaussianMixture
+from probgen.robust import default_density
 from probgen.scorer import Scorer, patterns
 
 __all__ = ["OutlierDetector", "default_density"]
@@ -26,12 +26,6 @@ Floats = NDArray[np.float64]
 DRAWN, SEED = 2000, 0
 #: share of the fitted rows, or of rows of the model itself, that "auto" calls outliers
 AUTO = 0.01
-
-
-def default_density(random_state: int | None = None) -> Density:
-    """The unfitted density of an `OutlierDetector` that is given none."""
-    # posterior draws serve intervals, which a detector does not ask for
-    return GaussianMixture(components=1, draws=0, random_state=random_state)
 
 
 @dataclass(eq=False, repr=False)

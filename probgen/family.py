@@ -125,6 +125,10 @@ class Family(nn.Module):
         """
         return None
 
+    def log_pairs(self, batch: Batch) -> Tensor | None:
+        """Log densities of the pairs of seen cells of each row (n,), see `queries.log_pairs`."""
+        return None
+
     def complete(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
         """x (n, m) with the unseen cells drawn exactly given the seen ones of their row.
 

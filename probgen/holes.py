@@ -164,11 +164,19 @@ class Marginals:
             distance = (gap @ self.root).square().sum(-1)
         return gap, distance
 
+    def log_dets(self, n: int) -> Tensor:
+        """Log determinants (n, k) of the precisions of the seen slots."""
+        return self._of_rows(self.log_det, 0).expand(n, -1)
+
     def log_rows(self, x: Tensor, seen: Tensor) -> Tensor:
         """Log density (n, k) of the seen slots of rows x (n, d)."""
         self._last = self._score(x, seen)
         log_det = self._of_rows(self.log_det, 0)
         return log_kernel(self._last[1].T, log_det, self.d_seen, self.kernel)
+
+    def gaps(self, x: Tensor, seen: Tensor) -> Tensor:
+        """Rows just scored less the mean (k, n, d), their holes at the conditional mean."""
+        return self._filled(x, seen)[0]
 
     def _filled(self, x: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
         return self._score(x, seen) if self._last is None else self._last
@@ -204,14 +212,18 @@ class Marginals:
         """Expected statistics of the rows just scored, with responsibilities r (n, k)."""
         filled = self._filled(x, seen)[0] + self.kernel.mean[:, None]
         weighted = filled * r.T[:, :, None]
+        second = self.add_spread(weighted.mT @ filled, r)
+        return Moments(r.sum(0), weighted.sum(1), second)
+
+    def add_spread(self, second: Tensor, r: Tensor) -> Tensor:
+        """Second moments (k, d, d) plus the covariance of what rows hide, r (n, k) times."""
         if self.back is None:
             share = r.sum(0)[:, None]
         else:
             share = r.new_zeros(self.inverse.shape[3], r.shape[1]).index_add_(0, self.back, r).T
-        second = weighted.mT @ filled
         spread = (self.inverse * share[:, None, None]).flatten(1)
         second.flatten(1).scatter_add_(1, self.cells.expand(len(second), -1), spread)
-        return Moments(r.sum(0), weighted.sum(1), second)
+        return second
 
     def fill(self, x: Tensor, seen: Tensor, label: Tensor, g: torch.Generator) -> Tensor:
         """x (n, d) with its unseen slots drawn given the seen ones and the component."""

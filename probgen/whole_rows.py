@@ -29,6 +29,10 @@ class WholeRows:
         else:
             self.blocks = _whitening(root, kernel.mean)
 
+    def log_dets(self, n: int) -> Tensor:
+        """Log determinants (n, k) of the precisions."""
+        return self.log_det.expand(n, -1)
+
     def log_rows(self, x: Tensor, seen: Tensor) -> Tensor:
         """Log density (n, k) of rows x (n, d)."""
         if self.weights is not None:

@@ -11,7 +11,7 @@ from functools import cache
 
 import pandas as pd
 
-from probgen import Density, GaussianMixture, Independent, Pair
+from probgen import Density, GaussianMixture, Independent, Pair, StudentT
 from probgen.testing import Subject
 from tests import pairs
 
@@ -34,6 +34,7 @@ REGISTRY: dict[str, Callable[[], Density]] = {
     "mixture-flexible": _mixture(covariance="flexible"),
     "mixture-dp": _mixture(weights="dp"),
     "mixture-minibatch": _mixture(batch_size=32, max_epochs=20),
+    "student": lambda: StudentT(max_epochs=200, random_state=0),
     "mixture-restarts": _mixture(restarts=2, starts=1),
     "pair-hierarchical": _pair(pairs.hierarchical),
     "pair-zero-inflated": _pair(pairs.zero_inflated),

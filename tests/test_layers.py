@@ -60,7 +60,7 @@ ROWS = [
     {"density"},
     {"selection"},
     {"estimators"},
-    {"conformal", "scorer"},
+    {"conformal", "scorer", "robust"},
     {"dependence", "explaining", "repairing"},
     {"outliers", "pooling"},
     {"detector"},

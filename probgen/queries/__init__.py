@@ -11,6 +11,7 @@ from probgen.queries.draws import Predictive, draw_globals, encoded
 from probgen.queries.intervals import interval, log_prob_draws
 from probgen.queries.latents import latent, reconstruct
 from probgen.queries.masked import log_prob_masked, masked
+from probgen.queries.pairs import log_pairs
 from probgen.queries.sampling import draw, sample
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "encoded",
     "interval",
     "latent",
+    "log_pairs",
     "log_prob",
     "log_prob_draws",
     "log_prob_masked",

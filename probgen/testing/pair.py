@@ -22,8 +22,8 @@ __all__ = ["without_overrides"]
 
 #: what a family may answer itself
 OVERRIDES = (
-    "draw_globals", "exact_log_prob", "complete", "complete_at", "conditionals",
-    "point_globals", "reconstruct", "row_latents",
+    "draw_globals", "exact_log_prob", "exact_log_prob_masked", "log_pairs", "complete",
+    "complete_at", "conditionals", "point_globals", "reconstruct", "row_latents",
 )  # fmt: skip
 TABLES = ("mixed", "real2")
 
