@@ -16,10 +16,11 @@ from probgen.conformal import TIE, adjusted, p_values
 from probgen.density import Density
 from probgen.door import check_settings, check_weight, fit_frame, score_frame
 from probgen.errors import NotSupported, SchemaError, message
-from probgen.robust import default_density
+from probgen.estimators import StudentT
+from probgen.robust import blend, default_density
 from probgen.scorer import Scorer, patterns
 
-__all__ = ["OutlierDetector", "default_density"]
+__all__ = ["OutlierDetector"]
 
 Floats = NDArray[np.float64]
 #: rows of the model with which holes are levelled out, and "auto" is set; and their seed
@@ -35,7 +36,9 @@ class OutlierDetector(OutlierMixin, BaseEstimator):
     Parameters
     ----------
     density : Density, optional
-        Unfitted; `fit` fits a clone. None takes `default_density`.
+        Unfitted; `fit` fits a clone. None takes one heavy-tailed joint density over all columns
+        of numbers, `probgen.robust.default_density`, and ranks rows by their own surprisal and
+        that of their pairs of cells (chosen by benchmarks/adbench.py).
     contamination : "auto" or float
         Which rows of low density are outliers. A share in (0, 0.5]: as many of the fitted rows.
         "auto": rows less probable than all but 1 in 100 of the fitted rows, or than all but 1 in
@@ -140,7 +143,7 @@ class OutlierDetector(OutlierMixin, BaseEstimator):
         if self.contamination != "auto":
             return _below(scores, weight, float(self.contamination))
         drawn = self.density_.sample(DRAWN, random_state=SEED)
-        own = float(np.quantile(-self._scorer(drawn).surprisal(), AUTO))
+        own = float(np.quantile(-self._surprisal(self._scorer(drawn)), AUTO))
         return max(own, _below(scores, weight, AUTO))
 
     def _check(self) -> None:
@@ -170,7 +173,9 @@ class OutlierDetector(OutlierMixin, BaseEstimator):
     def score_samples(self, X: Any) -> Floats:  # noqa: N803
         """How ordinary each row is (n,): its log density, nats; lower is stranger.
 
-        Rows with holes are levelled (see the notes of the class).
+        With the default density, minus the blended surprisal of rows and of pairs of cells
+        (see `probgen.robust.blended_surprisal`). Rows with holes are levelled (see the notes of
+        the class).
         """
         check_is_fitted(self)
         return self._scores(score_frame(self.density_, X))
@@ -218,6 +223,12 @@ class OutlierDetector(OutlierMixin, BaseEstimator):
     def _scorer(self, frame: pd.DataFrame) -> Scorer:
         return Scorer.of(self.density_, frame, unseen="rare")
 
+    def _surprisal(self, scorer: Scorer) -> Floats:
+        """How strange each row is (n,), nats: by rows and pairs where no density was given."""
+        if self.density is None:
+            return blend(self.density_, scorer.batch)
+        return scorer.surprisal()
+
     def _scores(self, frame: pd.DataFrame) -> Floats:
         return self._levelled(self._scorer(frame))
 
@@ -229,23 +240,23 @@ class OutlierDetector(OutlierMixin, BaseEstimator):
 
     def _levelled(self, scorer: Scorer) -> Floats:
         """Log densities (n,); of rows with holes, moved by what their cells lack on average."""
-        score = -scorer.surprisal()
+        score = -self._surprisal(scorer)
         held = scorer.seen()
         score[scorer.impossible_rows()] = -np.inf
         if held.all():
             return score
         drawn = self._scorer(self.density_.sample(DRAWN, random_state=SEED))
-        whole = drawn.surprisal().mean()
+        whole = self._surprisal(drawn).mean()
         for seen, rows in patterns(held):
             if not seen.all():
-                score[rows] += drawn.showing(seen).surprisal().mean() - whole
+                score[rows] += self._surprisal(drawn.showing(seen)).mean() - whole
         return score
 
     # --- scikit-learn, files --------------------------------------------------------
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        family = GaussianMixture.family if self.density is None else self.density.family
+        family = StudentT.family if self.density is None else self.density.family
         tags.input_tags.allow_nan = family.holes != "refuse"
         return tags
 
