@@ -11,7 +11,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from probgen.density import Density
-from probgen.errors import NotSupported, message
 from probgen.scorer import Extra, Scorer, Unseen
 from probgen.table import to_frame
 
@@ -59,11 +58,6 @@ def explain(
         exceed 1. With `details`, two such frames side by side, under the names ``share`` and
         ``se``: the standard error is 0 where marginals are exact.
 
-    Raises
-    ------
-    NotSupported
-        If the family cannot leave columns out.
-
     Notes
     -----
     By the chain rule ``-log p(x) = sum_j -log p(x_j | x before j)`` for any order of the
@@ -90,11 +84,6 @@ def explain(
     >>> bool(abs(shares.sum(axis=1) + model.log_prob(penguins().head(3))).max() < 1e-9)
     True
     """
-    if model.family.holes == "refuse":
-        raise NotSupported(message(
-            f"explain of {type(model).__name__}, which cannot leave columns out",
-            "a family with marginal densities", "explain rows by a mixture of the same table",
-        ))  # fmt: skip
     frame = to_frame(table, model.schema_.names)
     scorer = Scorer.of(model, frame, unseen, extra)
     known = set(model.schema_.names)

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +22,7 @@ from probgen.calibration import Calibration
 from probgen.conformal import adjusted, at_least, flags_needed
 from probgen.density import Density
 from probgen.errors import DataWarning, SchemaError, message
+from probgen.judging import Findings, blame, joined, judge
 from probgen.scorer import Extra, Scorer, Unseen, patterns
 from probgen.session import spawn_seeds
 from probgen.table import to_frame
@@ -36,22 +36,8 @@ Places = NDArray[np.intp]
 SCORED = 4_000_000
 #: but no fewer than this
 LEAST_REFERENCE = 1000
-#: fresh rows that say what is usual for a column, at most: their mean is good to a tenth of a nat
-USUAL = 500
 #: share of rows equal to fitted ones from which a table is called fitted
 FITTED = 0.2
-
-
-@dataclass
-class Findings:
-    """What a model says of some rows: (n,) each, and `excess` (n, columns)."""
-
-    surprisal: Floats
-    tail: Floats
-    far: Floats
-    excess: Floats
-    names: list[Hashable]
-    impossible: dict[Hashable, Bools]
 
 
 def outliers(
@@ -86,7 +72,8 @@ def outliers(
         are any; the tail probability otherwise. "model": the tail probability.
     samples : int
         Fresh rows that the model draws for comparison. The cost is ``samples`` densities for
-        each column and each pattern of holes.
+        each column and each pattern of holes. A model with context columns draws up to 200 rows
+        in the context of each row instead.
     random_state : int
         Seed of these rows and of the folds.
     unseen, extra
@@ -175,16 +162,18 @@ def outliers(
     if folds is not None:
         frame = _whole_columns(model, frame, extra)
         parts = list(_refits(model, frame, folds, random_state, unseen))
-        found = _joined([(rows, _judge(own, samples, random_state)) for rows, own in parts])
+        found = joined([
+            (rows, judge(own, frame.iloc[rows], samples, random_state)) for rows, own in parts
+        ])  # fmt: skip
         how = "cross-conformal"
     else:
         own = Scorer.of(model, frame, unseen, extra)
         parts = [(np.arange(len(frame)), own)]
-        found = _judge(own, samples, random_state)
+        found = judge(own, frame, samples, random_state)
         how = "model" if calibration is None else "split-conformal"
     how = "model" if method == "model" else how
     if how == "model":
-        p, least = found.tail, 1 / (1 + samples)
+        p, least = found.tail, found.least
     elif calibration is not None and folds is None:
         _warn_if_fitted(calibration, parts[0][1])
         p = _ranked(parts, [Scorer.of_calibration(model, calibration, unseen)], None)
@@ -204,59 +193,6 @@ def _check(fdr: float | None, method: str, samples: int) -> None:
         raise SchemaError(message(f"method={method!r}", "'auto' or 'model'", "choose one"))
     if samples < 1:
         raise SchemaError(message(f"samples={samples}", "at least 1", "pass 2000, say"))
-
-
-# --- by the model -----------------------------------------------------------------------------
-
-
-def _judge(scorer: Scorer, samples: int, random_state: int) -> Findings:
-    """Rows beside fresh rows that the model draws, pattern by pattern of their holes."""
-    model = scorer.model
-    fresh = Scorer.of(model, model.sample(samples, random_state=random_state))
-    n = len(scorer)
-    surprisal, tail, far = np.zeros(n), np.ones(n), np.zeros(n)
-    excess = np.full((n, len(scorer.names)), -math.inf)
-    for seen, rows in patterns(scorer.seen()):
-        own, usual = scorer.take(rows), fresh.showing(seen)
-        surprisal[rows], reference = own.surprisal(), usual.surprisal()
-        tail[rows] = (1 + at_least(surprisal[rows], reference)) / (1 + samples)
-        spread = reference.std() if seen.any() else 0.0
-        far[rows] = (surprisal[rows] - reference.mean()) / max(spread, 1e-12)
-        if model.family.holes != "refuse" and seen.any():
-            places = np.flatnonzero(seen)
-            mean = usual.take(slice(0, USUAL)).given_others(places).mean(1)
-            excess[np.ix_(rows, places)] = own.given_others(places).T - mean
-    for bad in scorer.impossible.values():
-        surprisal[bad], tail[bad], far[bad] = math.inf, 1 / (1 + samples), math.inf
-    return Findings(surprisal, tail, far, excess, scorer.names, scorer.impossible)
-
-
-def _joined(parts: list[tuple[Places, Findings]]) -> Findings:
-    """The findings of disjoint parts of a table, in its order."""
-    n, first = sum(len(rows) for rows, _ in parts), parts[0][1]
-    excess = np.zeros((n, len(first.names)))
-    whole = Findings(np.zeros(n), np.zeros(n), np.zeros(n), excess, first.names, {})
-    for rows, part in parts:
-        whole.surprisal[rows], whole.tail[rows] = part.surprisal, part.tail
-        whole.far[rows], whole.excess[rows] = part.far, part.excess
-        for name, bad in part.impossible.items():
-            whole.impossible.setdefault(name, np.zeros(n, dtype=bool))[rows] = bad
-    return whole
-
-
-def _blame(excess: Floats, names: list[Hashable]) -> tuple[NDArray[np.object_], Floats]:
-    """The column of the largest excess of each row, and that excess."""
-    n = len(excess)
-    if not names:
-        return np.full(n, None, dtype=object), np.full(n, np.nan)
-    worst, at = excess.max(1), excess.argmax(1)
-    none = worst == -math.inf
-    labels = np.empty(len(names), dtype=object)
-    labels[:] = names
-    culprit = labels[at]
-    culprit[none] = None
-    worst[none] = math.nan
-    return culprit, worst
 
 
 # --- by other rows ----------------------------------------------------------------------------
@@ -291,12 +227,13 @@ def _refits(
         rows = np.sort(part)
         # in random order: scores are exchangeable only if no place in the table is special
         rest = order[~np.isin(order, part)]
+        given = [c.name for c in model.schema_.columns if c.role == "context"]
         refit = clone(model).set_params(
             schema=model.schema_, columns=None, random_state=own_seed % 2**31
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DataWarning)  # said when the model was fitted
-            refit.fit(frame.iloc[rest])
+            refit.fit(frame.iloc[rest], given=given)
         yield rows, Scorer.of(refit, frame.iloc[rows], unseen)
 
 
@@ -380,7 +317,7 @@ def _report(
 ) -> pd.DataFrame:
     rank = np.empty(len(p), dtype=np.int64)
     rank[np.lexsort((-found.far, found.tail))] = np.arange(1, len(p) + 1)
-    culprit, worst = _blame(found.excess, found.names)
+    culprit, worst = blame(found.excess, found.names)
     for name, bad in found.impossible.items():
         culprit[bad], worst[bad] = name, math.inf
     q = adjusted(p)

@@ -16,7 +16,7 @@ from torch import Tensor
 from probgen import queries
 from probgen.batch import Batch
 from probgen.density import Density
-from probgen.errors import NotSupported, SchemaError, message
+from probgen.errors import SchemaError, message
 from probgen.scorer import Extra, Scorer, Unseen
 from probgen.table import decode, encode, to_frame
 from probgen.verbs.base import generator_of
@@ -74,11 +74,6 @@ def repair(
         ``gain``
             By how much the repair raises it, nats; the same in any units.
 
-    Raises
-    ------
-    NotSupported
-        If the family cannot draw a cell given others.
-
     Notes
     -----
     A proposal, not a correction: what was really measured is not known. A repaired value is
@@ -106,11 +101,6 @@ def repair(
     if not isinstance(candidates, int | np.integer) or candidates < 2:
         raise SchemaError(message(
             f"candidates={candidates!r}", "a whole number, at least 2", "pass 64, say"
-        ))  # fmt: skip
-    if model.family.holes == "refuse":
-        raise NotSupported(message(
-            f"repair by {type(model).__name__}, which cannot hide a cell",
-            "a family with conditionals", "repair rows by a mixture of the same table",
         ))  # fmt: skip
     frame = to_frame(table, model.schema_.names)
     scorer = Scorer.of(model, frame, unseen, extra)

@@ -24,6 +24,11 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 
+#: particles of an importance estimate; of a family that scores whole rows only fewer, since
+#: each is a density of a whole row, and one hidden column is proposed for well
+MANY, FEW = 512, 64
+
+
 class Scorer:
     """Log densities of encoded rows under any sets of their columns.
 
@@ -157,7 +162,8 @@ class Scorer:
         """
         masks = self.mask(columns)
         with torch.no_grad():
-            found = queries.log_prob_masked(self.predictive, self.batch, masks)
+            few = FEW if self.model._traits.holes == "refuse" else MANY
+            found = queries.log_prob_masked(self.predictive, self.batch, masks, particles=few)
             slopes = self._slopes()
             value = found.value.double() + masks.to(slopes.dtype) @ slopes
         return -value.cpu().numpy(), found.se.cpu().numpy()

@@ -61,7 +61,7 @@ ROWS = [
     {"selection"},
     {"estimators"},
     {"conformal", "scorer", "robust"},
-    {"dependence", "explaining", "repairing"},
+    {"dependence", "explaining", "judging", "repairing"},
     {"outliers", "pooling"},
     {"detector"},
     {"selftest"},

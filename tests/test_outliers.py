@@ -9,6 +9,8 @@ from typing import ClassVar
 
 import numpy as np
 import pandas as pd
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from scipy.stats import kstest
@@ -18,10 +20,12 @@ import probgen as pg
 from probgen import explaining as module
 from probgen.datasets import penguins
 from probgen.families.mixture import Mixture
+from probgen.queries import Companion
 from probgen.scorer import Scorer
 from probgen.table import encode
 from tests.query_toys import Factor
 from tests.registry import REGISTRY, subject
+from tests.whole import WholeMixture
 
 
 def numbers(n: int, seed: int = 0) -> pd.DataFrame:
@@ -189,7 +193,10 @@ def test_every_order_counts_the_same():
 # --- many marginals at once, and marginals that are estimates ---------------------------------
 
 
-@pytest.mark.parametrize("name", [n for n in REGISTRY if n not in ("mixture-minibatch",)])
+MIXTURES = [n for n in REGISTRY if n == "independent" or n.startswith("mixture")]
+
+
+@pytest.mark.parametrize("name", [n for n in MIXTURES if n != "mixture-minibatch"])
 def test_one_pass_over_the_cells_equals_one_marginal_at_a_time(name, monkeypatch):
     fitted, table = subject(name).fitted(), subject(name).table().head(12)
     fast = fitted.explain(table), fitted.outliers(table, samples=50)
@@ -199,6 +206,29 @@ def test_one_pass_over_the_cells_equals_one_marginal_at_a_time(name, monkeypatch
     assert used
     for one, two in zip(fast, slow, strict=True):
         pd.testing.assert_frame_equal(one, two, rtol=1e-9, atol=1e-9)
+
+
+def test_a_pair_is_judged_in_the_context_of_each_row():
+    """Noise grows with x: the same residual is odd where x is small, and usual where it is not."""
+
+    def model(batch):
+        with batch.rows():
+            pyro.sample("y", dist.Normal(0.0 * batch["x"], 0.1 + batch["x"]), obs=batch["y"])
+
+    rng = np.random.default_rng(0)
+    x = rng.uniform(0, 2, 200)
+    table = pd.DataFrame({"x": x, "y": (0.1 + x) * rng.normal(size=200)})
+    fitted = pg.Pair(model, random_state=0, columns={"x": "real"}).fit(table, given=["x"])
+    asked = pd.DataFrame({"x": [0.05, 2.0], "y": [1.5, 1.5]})
+    found = fitted.outliers(asked, fdr=None)
+    assert found["tail_prob"].iloc[0] < 0.02 and found["tail_prob"].iloc[1] > 0.2
+    assert found["rank"].tolist() == [1, 2] and found["culprit"].tolist() == ["y", "y"]
+    apart = pg.Pair(model, random_state=0, columns={"x": "real"}).fit(
+        table, given=["x"], calibration=0.5
+    )
+    assert (apart.outliers(asked, fdr=None)["method"] == "split-conformal").all()
+    folded = fitted.outliers(table, folds=3, fdr=None)
+    assert (folded["method"] == "cross-conformal").all() and folded["p_value"].between(0, 1).all()
 
 
 def test_one_pass_bears_collinear_columns_and_far_rows():
@@ -270,25 +300,21 @@ def test_estimates_have_p_values_and_culprits(latent):
     assert found["p_value"].iloc[0] == 1 / 19 and found["culprit"].iloc[0] == "b"
 
 
-class Refusing(Mixture):
-    holes = "refuse"
-
-
-class Whole(pg.GaussianMixture):
-    """A family that cannot hide cells."""
-
-    family = Refusing
-
-
-def test_without_marginals_there_are_p_values_and_no_culprits():
-    table = numbers(80)
-    whole = Whole(components=1, random_state=0, draws=2).fit(table, calibration=0.5)
-    found = whole.outliers(numbers(5, seed=3))
-    assert found["culprit"].isna().all() and found["excess"].isna().all()
-    assert found["p_value"].between(1 / 41, 1).all()
-    for verb in ("explain", "repair"):
-        with pytest.raises(pg.NotSupported, match="cannot"):
-            getattr(whole, verb)(table.head(2))
+@pytest.mark.filterwarnings("ignore::probgen.ApproximationWarning")
+def test_a_family_that_scores_whole_rows_answers_too(model):
+    """Its marginals are estimates; the shares still add up, and culprits are the exact ones."""
+    table = numbers(300)
+    whole = WholeMixture(components=2, random_state=0, draws=2).fit(table, calibration=0.5)
+    whole = whole.with_companion(Companion(model.members_))
+    asked = numbers(6, seed=3)
+    asked.loc[2, "x"] = 7.0
+    found = whole.outliers(asked, samples=60, fdr=None)
+    assert found["rank"].iloc[2] == 1 and found["culprit"].iloc[2] == "x"
+    assert found["p_value"].between(1 / 151, 1).all()
+    shares = whole.explain(asked, details=True)
+    np.testing.assert_allclose(shares["share"].sum(axis=1), whole.surprisal(asked), atol=1e-9)
+    assert (shares["se"].to_numpy() > 0).any()
+    assert whole.repair(asked.iloc[[2]])["gain"].item() > 5
 
 
 @pytest.mark.slow

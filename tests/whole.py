@@ -17,7 +17,13 @@ class Whole(Mixture):
     def complete(self, batch, generator):
         return None
 
-    def expect(self, batch):
+    def complete_at(self, batch, draw, generator):
+        return None
+
+    def conditionals(self, batch):
+        return None
+
+    def exact_log_prob_masked(self, batch, masks):
         return None
 
     def exact_log_prob(self, batch, draws):

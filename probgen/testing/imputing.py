@@ -88,7 +88,7 @@ def centres_are_what_they_claim(subject: Subject) -> None:
     if subject.family.density == "none":
         raise NotApplicable("the family has no density")
     model = subject.fitted()
-    rows = _quiet_sample(model, ROWS, 5)
+    rows = _quiet_sample(subject, model, ROWS, 5)
     for column in model.schema_.columns:
         if column.role != "modelled" or column.atoms:
             continue
@@ -111,10 +111,10 @@ def _imputed(model: Density, table: pd.DataFrame, centre: Any, column: Column) -
     return _own(model.impute(table, centre=centre), column)
 
 
-def _quiet_sample(model: Density, n: int, seed: int) -> pd.DataFrame:
+def _quiet_sample(subject: Subject, model: Density, n: int, seed: int) -> pd.DataFrame:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)
-        return model.sample(n, random_state=seed)
+        return subject.sample(model, n, seed)
 
 
 def _numbers(values: Any) -> np.ndarray:
@@ -158,7 +158,7 @@ def imputations_follow_the_conditional(subject: Subject) -> None:
     if not subject.family.coherent:
         raise NotApplicable("the family does not promise coherent conditionals")
     model: Any = subject.fitted()
-    rows = _quiet_sample(model, 200, 6)
+    rows = _quiet_sample(subject, model, 200, 6)
     names = [c.name for c in model.schema_.columns if c.kind == "real" and not c.atoms]
     if not names:
         raise NotApplicable("the table has no real column")

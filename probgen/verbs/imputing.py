@@ -202,7 +202,8 @@ class Imputing(Asked):
         order = torch.randperm(len(self.members_), generator=generator).tolist()
         members = [order[t % len(order)] for t in range(count)]
         globals_ = {r: self._globals(r, members.count(r), generator) for r in set(members)}
-        return [_source(self.members_[r], globals_[r].pop()) for r in members]
+        whole = self._predictive()
+        return [_source(whole.of(r), globals_[r].pop()) for r in members]
 
     def _globals(self, member: int, count: int, generator: torch.Generator) -> list[Draws]:
         """`count` posterior draws of one member's globals, each (1, ...), in random order."""
@@ -254,8 +255,9 @@ class Imputing(Asked):
         return x
 
 
-def _source(member: Family, draw: Draws) -> Complete:
+def _source(predictive: Predictive, draw: Draws) -> Complete:
     """What draws the unseen cells of rows from one member, its globals at one draw."""
+    [member] = predictive.members
 
     def complete(batch: Batch, generator: torch.Generator) -> torch.Tensor:
         found = member.complete_at(batch, draw, generator) if draw else None
@@ -263,7 +265,7 @@ def _source(member: Family, draw: Draws) -> Complete:
             return torch.where(batch.seen, queries.encoded(batch), found)
         # a family that completes rows by its density alone is taken at that
         whole = not draw or type(member).complete is not Family.complete
-        one = Predictive([member], [{} if whole else draw], integrated=whole)
+        one = replace(predictive, draws=[{} if whole else draw], integrated=whole)
         return queries.sample(one, batch, generator)
 
     return complete
