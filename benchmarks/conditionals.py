@@ -24,7 +24,7 @@ from probgen import queries
 from probgen.batch import Batch
 from probgen.datasets import penguins
 from probgen.families.mixture import Mixture
-from probgen.queries import Companion, Predictive, conditional
+from probgen.queries import Companion, Predictive, resampling
 
 ROWS = 400
 #: name -> (whether fitted to the model's own rows, (components, covariance) of each part, shares)
@@ -109,10 +109,10 @@ def main() -> None:
                 f"{beyond:.4f}, worst {error[trusted].max():.2f}, median se "
                 f"{found.se.median():.3f}; fit {fit:.1f} s, score {score:.1f} s", flush=True,
             )  # fmt: skip
-        resampling(exact, family, batch, made)
+        compare_draws(exact, family, batch, made)
 
 
-def resampling(exact: Predictive, family: Mixture, batch: Batch, made: dict) -> None:
+def compare_draws(exact: Predictive, family: Mixture, batch: Batch, made: dict) -> None:
     """Mean difference of the log density of drawn rows from that of exactly drawn ones."""
     batch = batch.take(torch.arange(len(batch)).repeat(4))
 
@@ -124,7 +124,7 @@ def resampling(exact: Predictive, family: Mixture, batch: Batch, made: dict) -> 
     for label in ("own rows, 20 + 1 wide", "own rows, 4 diagonal + 1"):
         way = Predictive([family], [{}], companion=lambda c=made[label]: c)
         for setting in RESAMPLING:
-            conditional.CANDIDATES, conditional.FRESH, conditional.STEPS = setting
+            resampling.CANDIDATES, resampling.FRESH, resampling.STEPS = setting
             generator = torch.Generator().manual_seed(9)
             drawn, seconds = timed(queries.draw, way, batch, generator)
             gap = score(drawn.x) - wanted

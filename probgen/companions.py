@@ -15,7 +15,7 @@ from probgen.errors import NotSupported, message
 from probgen.families.mixture import Mixture
 from probgen.fitting import fit_starts
 from probgen.queries import Companion, Predictive
-from probgen.queries.holes import without_holes
+from probgen.queries.hidden import without_holes
 from probgen.schema import Schema
 from probgen.session import spawn_seeds
 from probgen.training import Training

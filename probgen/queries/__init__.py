@@ -5,13 +5,13 @@ may run in several threads; everything that runs the pair is inside one guarded 
 """
 
 from probgen.queries.companion import Companion
-from probgen.queries.conditional import Drawn
 from probgen.queries.density import Estimate, log_prob
 from probgen.queries.draws import Predictive, draw_globals, encoded
 from probgen.queries.intervals import interval, log_prob_draws
 from probgen.queries.latents import latent, reconstruct
 from probgen.queries.masked import log_prob_masked, masked
 from probgen.queries.pairs import log_pairs
+from probgen.queries.resampling import Drawn
 from probgen.queries.sampling import draw, sample
 
 __all__ = [

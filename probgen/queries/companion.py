@@ -27,7 +27,7 @@ from torch import Tensor
 from probgen.batch import Batch, mix
 from probgen.errors import SchemaError, message
 from probgen.family import Family
-from probgen.queries.holes import slots_of, without_holes
+from probgen.queries.hidden import slots_of, without_holes
 
 __all__ = ["Companion", "Proposed", "keyed_proposals", "proposals"]
 

@@ -16,7 +16,7 @@ from probgen.family import Draws, Family
 from probgen.queries.companion import Companion, keyed_proposals
 from probgen.queries.contraction import row_log_weights, survey
 from probgen.queries.draws import Predictive, count_draws, keyed, log_mean_exp, one_draw, tile
-from probgen.queries.holes import holes, slots_of
+from probgen.queries.hidden import holes, slots_of
 from probgen.queries.pareto import pareto_k
 from probgen.session import guarded
 

@@ -22,7 +22,7 @@ from probgen.queries.density import (
     no_rows,
 )
 from probgen.queries.draws import Predictive, count_draws, keyed, log_mean_exp
-from probgen.queries.holes import holes, slots_of
+from probgen.queries.hidden import holes, slots_of
 
 __all__ = ["interval", "log_prob_draws"]
 

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from probgen.batch import Batch
 from probgen.family import Draws, Family
-from probgen.queries.conditional import Drawn, resample
 from probgen.queries.density import log_prob
 from probgen.queries.draws import Predictive, count_draws, draw_globals, encoded, one_draw
 from probgen.queries.generation import generated
-from probgen.queries.holes import holes, slots_of
+from probgen.queries.hidden import holes, slots_of
+from probgen.queries.resampling import Drawn, resample
 from probgen.session import guarded
 
 __all__ = ["draw", "sample"]
@@ -35,7 +35,7 @@ def draw(predictive: Predictive, batch: Batch, generator: torch.Generator) -> Dr
     Each row picks a member, and a draw of the globals, with probability proportional to the
     density of its seen cells there (equally where nothing is seen). Members that have
     `complete` draw exactly; others generate whole rows by running the model, and complete
-    rows that are seen in part by resampling (`probgen.queries.conditional`).
+    rows that are seen in part by resampling (`probgen.queries.resampling`).
 
     Parameters
     ----------

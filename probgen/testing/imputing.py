@@ -159,7 +159,8 @@ def imputations_follow_the_conditional(subject: Subject) -> None:
         raise NotApplicable("the family does not promise coherent conditionals")
     model: Any = subject.fitted()
     rows = _quiet_sample(subject, model, 200, 6)
-    names = [c.name for c in model.schema_.columns if c.kind == "real" and not c.atoms]
+    real = [c for c in model.schema_.columns if c.kind == "real" and c.role == "modelled"]
+    names = [c.name for c in real if not c.atoms]
     if not names:
         raise NotApplicable("the table has no real column")
     name, known = names[0], rows.drop(columns=names[0])
