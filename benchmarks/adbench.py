@@ -32,7 +32,7 @@ from sklearn.preprocessing import MinMaxScaler
 import probgen as pg
 from probgen import queries
 from probgen.density import Density
-from probgen.robust import blend, default_density
+from probgen.outliers.robust import blend, default_density
 from probgen.table import encode
 
 Floats = NDArray[np.float64]

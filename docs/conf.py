@@ -51,8 +51,8 @@ copybutton_prompt_is_regexp = True
 #: what a user of the package imports; every other module is shown under "engine"
 PUBLIC = {
     "probgen", "answers", "calibration", "columns", "datasets", "density", "dependence",
-    "detector", "diagnostics", "errors", "estimators", "evaluation", "explaining", "outliers",
-    "plots", "pooling", "repairing", "robust", "saving", "schema", "selection", "testing", "verbs",
+    "diagnostics", "errors", "estimators", "evaluation", "outliers", "plots", "pooling",
+    "saving", "schema", "selection", "testing", "verbs",
 }  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from probgen.columns import Column
 from probgen.density import Density
-from probgen.detector import OutlierDetector
 from probgen.errors import (
     ApproximationError,
     ApproximationWarning,
@@ -14,6 +13,7 @@ from probgen.errors import (
     SchemaError,
 )
 from probgen.estimators import GaussianMixture, Independent, Pair, StudentT
+from probgen.outliers.detector import OutlierDetector
 from probgen.pooling import Pooled, pool
 from probgen.saving import load
 from probgen.schema import Schema

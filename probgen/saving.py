@@ -32,9 +32,9 @@ from sklearn.utils.validation import check_is_fitted
 from probgen import estimators, weights
 from probgen.calibration import Calibration
 from probgen.density import Density
-from probgen.detector import OutlierDetector
 from probgen.errors import DataWarning, ModelFileError, NotSupported, message
 from probgen.family import Family
+from probgen.outliers.detector import OutlierDetector
 from probgen.plain import checked, decode, encode
 from probgen.schema import Schema
 from probgen.selftest import difference, self_test

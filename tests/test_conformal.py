@@ -10,7 +10,7 @@ from scipy.stats import chisquare
 from sklearn.base import clone
 
 import probgen as pg
-from probgen import conformal, outliers
+from probgen.outliers import conformal, flags
 from tests.saved import edit
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -306,8 +306,8 @@ def test_many_patterns_of_holes_see_a_part_of_the_rows(monkeypatch):
     model = pg.Independent(random_state=0, **QUICK).fit(mixed(400, 14), calibration=0.5)
     new = mixed(30, 15)
     whole = model.outliers(new, fdr=None)["p_value"]
-    monkeypatch.setattr(outliers, "SCORED", 0)
-    monkeypatch.setattr(outliers, "LEAST_REFERENCE", 120)
+    monkeypatch.setattr(flags, "SCORED", 0)
+    monkeypatch.setattr(flags, "LEAST_REFERENCE", 120)
     part = model.outliers(new, fdr=None)["p_value"]
     assert (part != whole).any() and np.abs(part - whole).max() < 0.25
     folds = model.outliers(mixed(200, 14), fdr=None, folds=2)["p_value"]

@@ -12,8 +12,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import probgen as pg
 from probgen.datasets import penguins
-from probgen.detector import _below
-from probgen.robust import default_density
+from probgen.outliers.detector import _below
+from probgen.outliers.robust import default_density
 from probgen.testing import FDR_FAILURES, check_estimator
 from tests.saved import edit
 

@@ -60,10 +60,7 @@ ROWS = [
     {"density"},
     {"selection"},
     {"estimators"},
-    {"conformal", "scorer", "robust"},
-    {"dependence", "explaining", "judging", "repairing"},
-    {"outliers", "pooling"},
-    {"detector"},
+    {"dependence", "outliers", "pooling"},
     {"selftest"},
     {"saving"},
     {"plots"},
@@ -78,13 +75,11 @@ RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
 HANDED_OVER = {
     ("verbs", "dependence"),
     ("verbs", "estimators"),
-    ("verbs", "explaining"),
     ("verbs", "outliers"),
-    ("verbs", "repairing"),
     ("verbs", "plots"),
     ("density", "companions"),
     ("density", "saving"),
-    ("detector", "saving"),
+    ("outliers", "saving"),
     ("schema", "kinds"),
 }
 

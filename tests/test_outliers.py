@@ -17,11 +17,11 @@ from scipy.stats import kstest
 from sklearn.exceptions import ConvergenceWarning
 
 import probgen as pg
-from probgen import explaining as module
 from probgen.datasets import penguins
 from probgen.families.mixture import Mixture
+from probgen.outliers import explaining as module
+from probgen.outliers.scorer import Scorer
 from probgen.queries import Companion
-from probgen.scorer import Scorer
 from probgen.table import encode
 from tests.query_toys import Factor
 from tests.registry import REGISTRY, subject

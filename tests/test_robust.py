@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 import probgen as pg
 from probgen import queries
-from probgen.robust import blended_surprisal, default_density
+from probgen.outliers.robust import blended_surprisal, default_density
 from probgen.schema import Schema
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from probgen.density import Density
-from probgen.detector import OutlierDetector
+from probgen.outliers.detector import OutlierDetector
 
 __all__ = ["EXPECTED_FAILURES", "FDR_FAILURES", "check_estimator"]
 

@@ -28,8 +28,8 @@ class Oddity(Scoring):
         unseen: Unseen = "error",
         extra: Extra = "error",
     ) -> pd.DataFrame:
-        """Surprisal split into one share a column; see `probgen.explaining.explain`."""
-        from probgen.explaining import explain
+        """Surprisal split into one share a column; see `probgen.outliers.explain`."""
+        from probgen.outliers import explain
 
         check_is_fitted(self)
         return explain(self._density, table, details, unseen, extra)
@@ -61,8 +61,8 @@ class Oddity(Scoring):
         unseen: Unseen = "error",
         extra: Extra = "error",
     ) -> pd.DataFrame:
-        """The cell of each row whose change helps most; see `probgen.repairing.repair`."""
-        from probgen.repairing import repair
+        """The cell of each row whose change helps most; see `probgen.outliers.repair`."""
+        from probgen.outliers import repair
 
         check_is_fitted(self)
         return repair(self._density, table, candidates, random_state, unseen, extra)

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, OutlierMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
-from probgen.conformal import TIE, adjusted, p_values
 from probgen.density import Density
 from probgen.door import check_settings, check_weight, fit_frame, score_frame
 from probgen.errors import NotSupported, SchemaError, message
 from probgen.estimators import StudentT
-from probgen.robust import blend, default_density
-from probgen.scorer import Scorer, patterns
+from probgen.outliers.conformal import TIE, adjusted, p_values
+from probgen.outliers.robust import blend, default_density
+from probgen.outliers.scorer import Scorer, patterns
 
 __all__ = ["OutlierDetector"]
 
@@ -37,7 +37,7 @@ class OutlierDetector(OutlierMixin, BaseEstimator):
     ----------
     density : Density, optional
         Unfitted; `fit` fits a clone. None takes one heavy-tailed joint density over all columns
-        of numbers, `probgen.robust.default_density`, and ranks rows by their own surprisal and
+        of numbers, `probgen.outliers.default_density`, and ranks rows by their own surprisal and
         that of their pairs of cells (chosen by benchmarks/adbench.py).
     contamination : "auto" or float
         Which rows of low density are outliers. A share in (0, 0.5]: as many of the fitted rows.
@@ -174,7 +174,7 @@ class OutlierDetector(OutlierMixin, BaseEstimator):
         """How ordinary each row is (n,): its log density, nats; lower is stranger.
 
         With the default density, minus the blended surprisal of rows and of pairs of cells
-        (see `probgen.robust.blended_surprisal`). Rows with holes are levelled (see the notes of
+        (see `probgen.outliers.blended_surprisal`). Rows with holes are levelled (see the notes of
         the class).
         """
         check_is_fitted(self)

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 
 from probgen.calibration import Calibration
-from probgen.conformal import adjusted, at_least, flags_needed
 from probgen.density import Density
 from probgen.errors import DataWarning, SchemaError, message
-from probgen.judging import Findings, blame, joined, judge
-from probgen.scorer import Extra, Scorer, Unseen, patterns
+from probgen.outliers.conformal import adjusted, at_least, flags_needed
+from probgen.outliers.judging import Findings, blame, joined, judge
+from probgen.outliers.scorer import Extra, Scorer, Unseen, patterns
 from probgen.session import spawn_seeds
 from probgen.table import to_frame
 

@@ -17,7 +17,7 @@ from probgen import queries
 from probgen.batch import Batch
 from probgen.density import Density
 from probgen.errors import SchemaError, message
-from probgen.scorer import Extra, Scorer, Unseen
+from probgen.outliers.scorer import Extra, Scorer, Unseen
 from probgen.table import decode, encode, to_frame
 from probgen.verbs.base import generator_of
 

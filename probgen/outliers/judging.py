@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from probgen.conformal import at_least
 from probgen.density import Density
-from probgen.scorer import Scorer, patterns
+from probgen.outliers.conformal import at_least
+from probgen.outliers.scorer import Scorer, patterns
 
 __all__ = ["Findings", "blame", "joined", "judge"]
 

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from probgen.density import Density
-from probgen.scorer import Extra, Scorer, Unseen
+from probgen.outliers.scorer import Extra, Scorer, Unseen
 from probgen.table import to_frame
 
 __all__ = ["explain"]
