@@ -32,7 +32,7 @@ from sklearn.preprocessing import MinMaxScaler
 import probgen as pg
 from probgen import queries
 from probgen.density import Density
-from probgen.outliers.robust import blend, default_density
+from probgen.outliers.robust import default_density
 from probgen.table import encode
 
 Floats = NDArray[np.float64]
@@ -93,10 +93,9 @@ def forest(train: pd.DataFrame, test: pd.DataFrame, seed: int) -> dict[str, Floa
 
 
 def chosen(train: pd.DataFrame, test: pd.DataFrame, seed: int) -> dict[str, Floats]:
-    """The default: half the surprisal of rows and half that of pairs under a Student's t."""
-    model = default_density(random_state=0).fit(train)
-    batch = model._batch(encode(test, model.schema_), model._device)
-    return {DEFAULT: blend(model, batch)}
+    """The detector as it comes: rows and pairs of cells under a Student's t."""
+    detector = pg.OutlierDetector(random_state=0).fit(train)
+    return {DEFAULT: -detector.score_samples(test)}
 
 
 def parts(train: pd.DataFrame, test: pd.DataFrame, seed: int) -> dict[str, Floats]:
@@ -152,7 +151,7 @@ def trimmed(train: pd.DataFrame, test: pd.DataFrame, seed: int) -> dict[str, Flo
 
 def mixture(train: pd.DataFrame, test: pd.DataFrame, seed: int) -> dict[str, Floats]:
     """A mixture of eight normals with its defaults, all columns as real."""
-    schema = pg.Schema.infer(train, default_density()._kinds(train))
+    schema = default_density()._describe(train, ())
     model = pg.GaussianMixture(schema=schema, random_state=0, posterior="mean_field")
     return {"8 normals": -model.fit(train).log_prob(test).to_numpy()}
 
