@@ -36,11 +36,11 @@ SHARE, SEED, LEVELS = 0.2, 0, (0.5, 0.9, 0.95)
 FEW = 30
 
 
-def letter(data: Path) -> tuple[pd.DataFrame, np.ndarray]:
+def letter(data: Path, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
     """The scaled numbers (n, 16), and which cells are hidden."""
     table = pd.read_csv(data / "imputation" / "letter.csv.gz").select_dtypes("number")
     scaled = (table - table.min()) / (table.max() - table.min())
-    return scaled, np.random.default_rng(SEED).random(table.shape) < SHARE
+    return scaled, np.random.default_rng(seed).random(table.shape) < SHARE
 
 
 def rmse(filled: np.ndarray, table: pd.DataFrame, hidden: np.ndarray) -> float:
@@ -48,9 +48,9 @@ def rmse(filled: np.ndarray, table: pd.DataFrame, hidden: np.ndarray) -> float:
     return float(np.sqrt(np.square(filled - table.to_numpy())[hidden].mean()))
 
 
-def score_letter(data: Path, draws: int, **changes: object) -> None:
+def score_letter(data: Path, draws: int, seed: int, **changes: object) -> None:
     """Print error, coverage and seconds."""
-    table, hidden = letter(data)
+    table, hidden = letter(data, seed)
     holed, setting = table.mask(hidden), SETTING | changes
     print(f"Letter, {hidden.mean():.1%} of {table.size} cells hidden; setting {setting}")
     for name, other in (("column mean", SimpleImputer()),
@@ -151,6 +151,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True, type=Path, help="folder of the reference data")
     parser.add_argument("--draws", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=SEED, help="of the hidden cells")
     parser.add_argument("--mixed", nargs="*", help="names of mixed-type tables instead of Letter")
     parser.add_argument("--set", nargs="*", default=[], help="settings, name=value")
     arguments = parser.parse_args()
@@ -159,6 +160,6 @@ if __name__ == "__main__":
         key, _, value = item.partition("=")
         values[key] = int(value) if value.isdigit() else float(value)
     if arguments.mixed is None:
-        score_letter(arguments.data, arguments.draws, **values)
+        score_letter(arguments.data, arguments.draws, arguments.seed, **values)
     else:
         score_mixed(arguments.data, arguments.mixed, **values)
