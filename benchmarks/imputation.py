@@ -158,7 +158,10 @@ if __name__ == "__main__":
     values: dict[str, object] = {}
     for item in arguments.set:
         key, _, value = item.partition("=")
-        values[key] = int(value) if value.isdigit() else float(value)
+        words = {"True": True, "False": False}
+        values[key] = words[value] if value in words else float(value)
+        if value.isdigit():
+            values[key] = int(value)
     if arguments.mixed is None:
         score_letter(arguments.data, arguments.draws, arguments.seed, **values)
     else:
