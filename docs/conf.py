@@ -37,6 +37,8 @@ autodoc_default_options = {
     "exclude-members": "set_fit_request, set_score_request",
 }
 autodoc_typehints_format = "short"
+# napoleon looks attributes up by their bare name, which several classes may share
+suppress_warnings = ["ref.python"]
 napoleon_google_docstring = False
 napoleon_use_ivar = True
 napoleon_use_rtype = False

@@ -33,7 +33,7 @@ class GlobalGuide(nn.Module):
     Parameters
     ----------
     draws : dict
-        Draws from the prior (S, *shape) of each global, by site name.
+        Draws from the prior, ``(S, *shape)``, of each global, by site name.
     supports : dict
         Their supports.
     kind : {"normal", "multivariate"}
