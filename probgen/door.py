@@ -1,7 +1,8 @@
-"""Checks at the border of the verbs: what scikit-learn demands, weights, and `given`."""
+"""Checks at the border of the verbs: what scikit-learn demands, weights, `given`, seeds."""
 
 from __future__ import annotations
 
+import secrets
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,6 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
+import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
@@ -17,10 +19,9 @@ from probgen.schema import Schema
 from probgen.table import Encoded, encode, to_frame
 
 __all__ = [
-    "Given", "check_settings", "check_weight", "count_distinct", "fit_frame", "given_parts",
-    "given_rows",
-    "hide_reserved", "require_context", "require_rows", "require_two_weights", "score_frame",
-    "warn_of_structure", "weighted_rows",
+    "Given", "check_settings", "check_weight", "count_distinct", "fit_frame", "generator_of",
+    "given_parts", "given_rows", "hide_reserved", "require_context", "require_rows",
+    "require_two_weights", "score_frame", "warn_of_structure", "weighted_rows",
 ]  # fmt: skip
 
 Given: TypeAlias = Mapping[Any, Any] | pd.DataFrame | str | None
@@ -276,3 +277,18 @@ def _given_frame(given: Given, asked: Encoded, table: pd.DataFrame) -> pd.DataFr
             "pass given=table[[...]] of the same table",
         ))  # fmt: skip
     return frame
+
+
+def generator_of(random_state: int | None) -> torch.Generator:
+    """A generator on the CPU, fresh from the operating system where the state is None."""
+    if random_state is None:
+        seed = secrets.randbits(62)
+    elif isinstance(random_state, np.random.RandomState):  # as `fit` takes it
+        seed = int(random_state.randint(2**31))
+    elif isinstance(random_state, int | np.integer) and not isinstance(random_state, bool):
+        seed = int(random_state)
+    else:
+        raise SchemaError(message(
+            f"random_state={random_state!r}", "a whole number, or None", "pass an int"
+        ))  # fmt: skip
+    return torch.Generator().manual_seed(seed)

@@ -16,10 +16,10 @@ from torch import Tensor
 from probgen import queries
 from probgen.batch import Batch
 from probgen.density import Density
+from probgen.door import generator_of
 from probgen.errors import SchemaError, message
 from probgen.outliers.scorer import Extra, Scorer, Unseen
 from probgen.table import decode, encode, to_frame
-from probgen.verbs.base import generator_of
 
 __all__ = ["repair"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import secrets
 import warnings
 from typing import Any, Literal
 
@@ -13,13 +12,13 @@ import torch
 
 from probgen import queries
 from probgen.batch import Batch
-from probgen.errors import ApproximationError, ApproximationWarning, SchemaError, message
+from probgen.errors import ApproximationError, ApproximationWarning, message
 from probgen.family import Family
 from probgen.queries import Predictive
 from probgen.schema import Schema
 from probgen.table import Encoded, decode
 
-__all__ = ["Asked", "Extra", "Unseen", "doubt", "generator_of", "outside"]
+__all__ = ["Asked", "Extra", "Unseen", "doubt", "outside"]
 
 Unseen = Literal["error", "missing", "rare"]
 Extra = Literal["error", "ignore"]
@@ -99,18 +98,3 @@ def outside(value: torch.Tensor, encoded: Encoded) -> np.ndarray:
     """As an array, -inf where the row lies outside the support."""
     out = value.double().cpu().numpy()
     return np.where(encoded.illegal, -math.inf, out) if encoded.illegal.any() else out
-
-
-def generator_of(random_state: int | None) -> torch.Generator:
-    """A generator on the CPU, fresh from the operating system where the state is None."""
-    if random_state is None:
-        seed = secrets.randbits(62)
-    elif isinstance(random_state, np.random.RandomState):  # as `fit` takes it
-        seed = int(random_state.randint(2**31))
-    elif isinstance(random_state, int | np.integer) and not isinstance(random_state, bool):
-        seed = int(random_state)
-    else:
-        raise SchemaError(message(
-            f"random_state={random_state!r}", "a whole number, or None", "pass an int"
-        ))  # fmt: skip
-    return torch.Generator().manual_seed(seed)

@@ -11,7 +11,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from probgen.answers import Answer
-from probgen.door import Given, given_rows
+from probgen.door import Given, generator_of, given_rows
 from probgen.errors import NotSupported, SchemaError, message
 from probgen.events import Event, both
 from probgen.events.values import from_frame
@@ -31,7 +31,7 @@ from probgen.probability import (
     satisfied,
 )
 from probgen.table import encode, to_frame
-from probgen.verbs.base import Asked, Extra, Unseen, generator_of
+from probgen.verbs.base import Asked, Extra, Unseen
 
 __all__ = ["Events"]
 

@@ -11,11 +11,11 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from probgen.batch import Batch
-from probgen.door import Given, given_rows
+from probgen.door import Given, generator_of, given_rows
 from probgen.errors import SchemaError, message
 from probgen.frames import keep_seen, with_dtypes
 from probgen.table import encode
-from probgen.verbs.base import Asked, Extra, generator_of
+from probgen.verbs.base import Asked, Extra
 
 __all__ = ["Generating"]
 

@@ -15,12 +15,13 @@ from sklearn.utils.validation import check_is_fitted
 from probgen import queries
 from probgen.batch import Batch
 from probgen.conditionals import Conditionals, Levels, from_draws, mixed
+from probgen.door import generator_of
 from probgen.errors import DataWarning, SchemaError, message
 from probgen.family import Draws, Family
 from probgen.frames import keep_seen
 from probgen.queries import Predictive
 from probgen.table import encode, to_frame
-from probgen.verbs.base import Asked, Extra, Unseen, generator_of
+from probgen.verbs.base import Asked, Extra, Unseen
 from probgen.verbs.centres import Centre, fill_centres, plan
 from probgen.verbs.shifts import Delta, Shifts, shifts_of
 
