@@ -360,8 +360,8 @@ class Not(Node):
 
 
 @dataclass(frozen=True)
-class And(Node):
-    """All of the parts."""
+class _Several(Node):
+    """Parts that are joined."""
 
     parts: tuple[Node, ...]
 
@@ -370,29 +370,30 @@ class And(Node):
         """Those of all parts."""
         return frozenset().union(*(part.columns for part in self.parts))
 
+    def _each(self, values: Values) -> tuple[tuple[Bools, ...], tuple[Bools, ...]]:
+        """Where each part is known to hold, and where it is known not to hold."""
+        yes, no = zip(*(part.holds(values) for part in self.parts), strict=True)
+        return yes, no
+
+
+class And(_Several):
+    """All of the parts."""
+
     def holds(self, values: Values) -> Holds:
         """Where all hold; known not to hold where one does not."""
-        yes, no = zip(*(part.holds(values) for part in self.parts), strict=True)
+        yes, no = self._each(values)
         return reduce(np.logical_and, yes), reduce(np.logical_or, no)
 
     def __str__(self) -> str:
         return " and ".join(f"({part})" for part in self.parts)
 
 
-@dataclass(frozen=True)
-class Or(Node):
+class Or(_Several):
     """One of the parts at least."""
-
-    parts: tuple[Node, ...]
-
-    @property
-    def columns(self) -> frozenset[Hashable]:  # type: ignore[override]
-        """Those of all parts."""
-        return frozenset().union(*(part.columns for part in self.parts))
 
     def holds(self, values: Values) -> Holds:
         """Where one holds; known not to hold where none does."""
-        yes, no = zip(*(part.holds(values) for part in self.parts), strict=True)
+        yes, no = self._each(values)
         return reduce(np.logical_or, yes), reduce(np.logical_and, no)
 
     def __str__(self) -> str:
