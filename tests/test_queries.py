@@ -231,3 +231,8 @@ def test_pareto_shape_of_few_or_equal_weights():
     assert pareto_k(torch.randn(10, 2, dtype=F64)).eq(math.inf).all()
     assert pareto_k(torch.zeros(100, 2, dtype=F64)).eq(-math.inf).all()
     assert pareto_k(torch.zeros(100, 0, dtype=F64)).shape == (0,)
+    assert pareto_k(torch.full((100, 1), -math.inf, dtype=F64)).eq(math.inf).all()
+    bounded = torch.cat([torch.zeros(60, 1), torch.full((40, 1), -3.0)]).double()
+    assert pareto_k(bounded).eq(-math.inf).all()  # two levels: nothing larger can come
+    lone = torch.cat([torch.full((2, 1), 3.0), torch.zeros(98, 1)]).double()
+    assert pareto_k(lone).eq(math.inf).all()
