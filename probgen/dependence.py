@@ -201,7 +201,8 @@ class _Expectation:
         names = sorted(set().union(*terms), key=schema.number.__getitem__)
         slots = schema.slots_of(names)
         kinds = [schema.slots[i] for i in slots]
-        sizes = [slot.size for slot in kinds]
+        reserves = self.model._traits.reserves
+        sizes = [slot.size - (0 if reserves else slot.reserved) for slot in kinds]
         few = all(s.kind == "category" for s in kinds) and math.prod(sizes) <= MOST_CELLS
         if not few or isinstance(self.given, str) or schema.context_slots:
             return None

@@ -58,6 +58,8 @@ class Family(nn.Module):
     row_cost: ClassVar[int] = 0
     #: whether the pair conditions on context columns (``fit(table, given=[...])``)
     takes_context: ClassVar[bool] = False
+    #: whether a level that the fit did not see has mass (the reserved code of a category)
+    reserves: ClassVar[bool] = True
     #: whether `update` is implemented: closed-form steps instead of gradients
     updates: ClassVar[bool] = False
 

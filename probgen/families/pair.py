@@ -61,6 +61,7 @@ class UserPair(Family):
     holes: Literal["exact", "latent", "masked", "refuse"] = "latent"
     coherent = False
     takes_context = True
+    reserves = False
 
     def __init__(
         self,

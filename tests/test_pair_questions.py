@@ -1,0 +1,102 @@
+"""What a pair of the user's own is asked beside scores: context, foreign levels, dependence."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.distributions import constraints
+from scipy import stats
+
+import probgen as pg
+
+
+def line(batch):
+    """y about c * x, x conditioned on."""
+    c = pyro.param("c", torch.tensor(0.0))
+    s = pyro.param("s", torch.tensor(1.0), constraint=constraints.positive)
+    with batch.rows():
+        pyro.sample("y", dist.Normal(c * batch["x"], s), obs=batch["y"])
+
+
+def apart(batch):
+    """A level and a number that have nothing to do with each other."""
+    share = pyro.param("share", torch.ones(3) / 3, constraint=constraints.simplex)
+    s = pyro.param("s", torch.tensor(1.0), constraint=constraints.positive)
+    with batch.rows():
+        pyro.sample("c", dist.Categorical(share), obs=batch["c"])
+        pyro.sample("y", dist.Normal(0.0, s), obs=batch["y"])
+
+
+def fitted(model, table, **options):
+    return pg.Pair(model, random_state=0, max_epochs=60).fit(table, **options)
+
+
+@pytest.fixture(scope="module")
+def in_context():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=200)
+    table = pd.DataFrame({"x": x, "y": 2 * x + 0.5 * rng.normal(size=200)})
+    return fitted(line, table, given=["x"])
+
+
+@pytest.fixture(scope="module")
+def levels():
+    rng = np.random.default_rng(1)
+    table = pd.DataFrame({"c": rng.choice(list("xyz"), 200), "y": rng.normal(size=200)})
+    return fitted(apart, table)
+
+
+def test_an_event_is_conditioned_on_in_the_context_of_each_row(in_context):
+    c, s = (float(in_context.params_[name]) for name in "cs")
+    rows = pd.DataFrame({"x": [3.0, -3.0, 0.5], "y": [6.0, 3.5, 4.0]})
+    law = stats.norm(c * rows["x"], s)
+    truth = law.logpdf(rows["y"]) - law.logsf(3.0)
+    found = in_context.log_prob(rows, given="y > 3")
+    np.testing.assert_allclose(found, truth, atol=1e-6)
+    both = in_context.log_prob(rows, given="y > x")
+    np.testing.assert_allclose(both, law.logpdf(rows["y"]) - law.logsf(rows["x"]), atol=1e-6)
+
+
+def test_events_without_the_context_are_refused(in_context):
+    for ask in (
+        lambda: in_context.prob("y > 3"),
+        lambda: in_context.prob("y > 3", given="y > 1"),
+        lambda: in_context.prob("y > 3", given={"y": 4.0}),
+        lambda: in_context.sample(2, given="y > 3", random_state=0),
+    ):
+        with pytest.raises(pg.SchemaError, match="context column"):
+            ask()
+    held = float(in_context.prob("y > 3", given={"x": 1.0}))
+    c, s = (float(in_context.params_[name]) for name in "cs")
+    assert held == pytest.approx(stats.norm(c, s).sf(3.0), abs=1e-8)
+
+
+def test_a_level_that_a_pair_gives_no_mass_is_impossible_everywhere(levels):
+    rows = pd.DataFrame({"c": ["w", "x"], "y": [0.0, 1.0]})
+    assert np.isneginf(levels.log_prob(rows, unseen="rare")[0])
+    found = levels.outliers(rows, fdr=None, samples=100, unseen="rare")
+    assert np.isposinf(found["surprisal"][0]) and found["culprit"][0] == "c"
+    assert np.isposinf(levels.explain(rows, unseen="rare").loc[0, "c"])
+    assert levels.repair(rows, candidates=4, unseen="rare")["column"][0] == "c"
+    with pytest.raises(pg.SchemaError, match="impossible"):
+        levels.prob("y > 0", given=rows[["c"]], unseen="rare")
+
+
+def test_a_detector_around_a_pair_finds_foreign_levels(levels):
+    rng = np.random.default_rng(2)
+    table = pd.DataFrame({"c": rng.choice(list("xyz"), 200), "y": rng.normal(size=200)})
+    detector = pg.OutlierDetector(pg.Pair(apart, random_state=0, max_epochs=60)).fit(table)
+    assert detector.predict(pd.DataFrame({"c": ["w", "x"], "y": [0.0, 0.0]})).tolist() == [-1, 1]
+
+
+def test_sums_over_levels_leave_out_what_a_pair_cannot_name(levels):
+    share = levels.params_["share"]
+    assert float(levels.prob("c != 'x'")) == pytest.approx(1 - share[0], abs=1e-9)
+    assert float(levels.prob("c != 'x' and y > 0")) == pytest.approx((1 - share[0]) / 2, abs=1e-8)
+    entropy = levels.entropy("c")
+    assert entropy.method == "exact"
+    assert entropy.value == pytest.approx(stats.entropy(share), abs=1e-9)
