@@ -100,3 +100,52 @@ def test_sums_over_levels_leave_out_what_a_pair_cannot_name(levels):
     entropy = levels.entropy("c")
     assert entropy.method == "exact"
     assert entropy.value == pytest.approx(stats.entropy(share), abs=1e-9)
+
+
+def masked(batch):
+    """x decides whether y has a density at all."""
+    s = pyro.param("s", torch.tensor(1.0), constraint=constraints.positive)
+    t = pyro.param("t", torch.tensor(1.0), constraint=constraints.positive)
+    with batch.rows():
+        x = pyro.sample("x", dist.Normal(0.0, s), obs=batch["x"])
+        with pyro.poutine.mask(mask=x > 0):
+            pyro.sample("y", dist.Normal(0.0, t), obs=batch["y"])
+
+
+def in_place(batch):
+    """x moves y by way of a tensor that is written into."""
+    s = pyro.param("s", torch.tensor(1.0), constraint=constraints.positive)
+    t = pyro.param("t", torch.tensor(1.0), constraint=constraints.positive)
+    with batch.rows():
+        x = pyro.sample("x", dist.Normal(0.0, s), obs=batch["x"])
+        loc = torch.zeros(len(batch), dtype=torch.float64)
+        loc[x > 0] = 3.0
+        pyro.sample("y", dist.Normal(loc, t), obs=batch["y"])
+
+
+def by_numpy(batch):
+    """The same by numbers that have left torch."""
+    s = pyro.param("s", torch.tensor(1.0), constraint=constraints.positive)
+    t = pyro.param("t", torch.tensor(1.0), constraint=constraints.positive)
+    with batch.rows():
+        x = pyro.sample("x", dist.Normal(0.0, s), obs=batch["x"])
+        loc = torch.from_numpy(np.where(x.detach().numpy() > 0, 3.0, 0.0))
+        pyro.sample("y", dist.Normal(loc, t), obs=batch["y"])
+
+
+@pytest.mark.parametrize("model", [masked, in_place, by_numpy])
+def test_a_hole_on_which_another_column_depends_is_integrated(model):
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=300)
+    high = 0.0 if model is masked else 3.0
+    table = pd.DataFrame({"x": x, "y": high * (x > 0) + rng.normal(size=300)})
+    found = fitted(model, table)
+    t = float(found.params_["t"])
+    rows = pd.DataFrame({"x": np.nan, "y": [0.1, 2.5, 0.1]})
+    above = stats.norm(high, t).pdf(rows["y"])
+    below = 1.0 if model is masked else stats.norm(0.0, t).pdf(rows["y"])
+    details = found.log_prob(rows, details=True)
+    assert (details["se"] > 0).all() and details["log_prob"][0] == details["log_prob"][2]
+    z = (details["log_prob"] - np.log(above / 2 + below / 2)) / details["se"]
+    assert z.abs().max() < 4
+    assert found.members_[0].free == {"y"}

@@ -206,7 +206,8 @@ class UserPair(Family):
         try:
             trace = self._traced(columns)
             return any(
-                isinstance(site["fn"].log_prob(site["value"]), Tainted)
+                isinstance(site["mask"], Tainted)
+                or isinstance(site["fn"].log_prob(site["value"]), Tainted)
                 for other, site in row_sites(trace).items()
                 if columns.column(other) != (name, "whole")
                 and other not in (f"{name}_observed", f"{name}_unobserved", name)
