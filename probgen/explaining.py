@@ -113,7 +113,7 @@ def _shares(scorer: Scorer, asked: Bools) -> tuple[Floats, Floats]:
     shares, variance = np.zeros(seen.shape), np.zeros(seen.shape)
     places = np.flatnonzero(asked)
     # columns that no row shows are left out of all orders, which changes no share
-    shown = seen.any(0)[places]
+    shown = np.asarray(seen[:, places].any(axis=0))
     used, terms = places[shown], _terms(shown)
     for some in (terms[i : i + SETS] for i in range(0, len(terms), SETS)):
         columns = np.zeros((len(some), d), dtype=bool)
