@@ -228,6 +228,11 @@ class _Expectation:
         x, seen = np.zeros((len(codes), m)), np.zeros((len(codes), m), dtype=bool)
         if self.given is not None:
             held = encode(given_rows(self.given), model.schema_)
+            if held.illegal.any():
+                raise SchemaError(message(
+                    "an impossible value in given", "values inside the support",
+                    "correct the values",
+                ))  # fmt: skip
             x[:], seen[:] = held.x, held.seen
         x[:, slots], seen[:, slots] = codes, True
         found = queries.log_prob(model._predictive(), self._batch(x, seen))
