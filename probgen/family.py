@@ -108,6 +108,10 @@ class Family(nn.Module):
         """One row on which the pair shows the sites that it has on some row of the batch."""
         return batch.take(slice(0, 1))
 
+    def example(self) -> Batch | None:
+        """A whole row on the CPU to run the pair on; None where a row of unseen cells does."""
+        return None
+
     def draw_globals(self, count: int, generator: torch.Generator) -> Draws | None:
         """`count` posterior draws of the global latents; None: trace the guide."""
         return None

@@ -149,3 +149,47 @@ def test_a_hole_on_which_another_column_depends_is_integrated(model):
     z = (details["log_prob"] - np.log(above / 2 + below / 2)) / details["se"]
     assert z.abs().max() < 4
     assert found.members_[0].free == {"y"}
+
+
+def direct(batch):
+    """Reads the cell of another column itself: whole rows only."""
+    r = pyro.param("r", torch.tensor(0.02), constraint=constraints.positive)
+    with batch.rows():
+        x = pyro.sample("x", dist.Exponential(r), obs=batch["x"])
+        held = x if batch["x"] is None else batch["x"]
+        pyro.sample("y", dist.Normal(10.0 * held, 300.0), obs=batch["y"])
+
+
+@pytest.fixture(scope="module")
+def refusing():
+    rng = np.random.default_rng(4)
+    x = rng.exponential(50.0, size=300)
+    return fitted(direct, pd.DataFrame({"x": x, "y": 10.0 * x + 300.0 * rng.normal(size=300)}))
+
+
+def test_a_pair_that_reads_cells_itself_answers_about_whole_rows(refusing):
+    assert refusing.members_[0].holes == "refuse"
+    rate = float(refusing.params_["r"])
+    rows = refusing.sample(4, random_state=0)
+    truth = stats.expon(scale=1 / rate).logpdf(rows["x"])
+    truth = truth + stats.norm(10.0 * rows["x"], 300.0).logpdf(rows["y"])
+    np.testing.assert_allclose(refusing.log_prob(rows), truth, atol=1e-6)
+    np.testing.assert_allclose(refusing.log_prob(rows, posterior=False), truth, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::probgen.ApproximationWarning")
+def test_hidden_cells_are_proposed_inside_the_support_of_their_column(refusing):
+    rate = float(refusing.params_["r"])
+    rows = pd.DataFrame({"x": np.nan, "y": [-100.0, 100.0, 600.0]})
+    # an exponential and a normal: a normal of mean m, cut at 0
+    m = rows["y"] / 10.0 - rate * 900.0
+    density = rate * np.exp(-rate * rows["y"] / 10.0 + 450.0 * rate**2) / 10.0
+    truth = np.log(density * stats.norm(m, 30.0).sf(0.0))
+    found = refusing.log_prob(rows, details=True)
+    assert ((found["log_prob"] - truth).abs() < 4 * found["se"]).all()
+    assert (found["se"] < 0.1).all()
+    holed = pd.DataFrame({"x": np.nan, "y": np.full(300, -100.0)})
+    [drawn] = refusing.impute(holed, draws=1, random_state=0)
+    cut = stats.truncnorm(-m[0] / 30.0, np.inf, m[0], 30.0)
+    assert (drawn["x"] > 0).all()
+    assert abs(drawn["x"].mean() - cut.mean()) < 5 * cut.std() / np.sqrt(300)

@@ -22,8 +22,9 @@ def pareto_k(log_weights: Tensor) -> Tensor:
     -------
     Tensor (n,)
         Below 0.5 good, above 0.7 not to be trusted; inf where one to four weights stand out
-        (as in ArviZ); -inf where all weights are equal, or the largest is shared by the whole
-        tail, so that weights are seen to be bounded (hidden cells with few levels).
+        (as in ArviZ), or where all weights are 0; -inf where all weights are equal, or the
+        largest is shared by the whole tail, so that weights are seen to be bounded (hidden
+        cells with few levels).
 
     References
     ----------
@@ -44,7 +45,8 @@ def pareto_k(log_weights: Tensor) -> Tensor:
     out = (excess > 1e-12).sum(0)
     k = torch.where(out <= 4, torch.full_like(k, math.inf), k)
     k = torch.where((spread < 1e-10) | (out == 0), torch.full_like(k, -math.inf), k)
-    return k.to(log_weights.dtype)
+    dead = log_weights.isneginf().all(0)  # nothing was found: no estimate to trust
+    return torch.where(dead, math.inf, k).to(log_weights.dtype)
 
 
 def _fit(excess: Tensor) -> Tensor:
