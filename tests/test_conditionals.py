@@ -300,3 +300,17 @@ def test_the_shape_of_weights_is_pooled_within_one_context_only():
     assert torch.equal(_shapes(batch, weights), pareto_k(weights))
     alike = Batch.of(x, context=torch.zeros_like(context))
     assert len(_shapes(alike, weights).unique()) == 1
+
+
+def test_imputing_says_where_its_draws_cannot_be_trusted():
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=300)
+    table = pd.DataFrame({"a": z, "b": z + 0.1 * rng.normal(size=300)})
+    model = WholeMixture(2, random_state=0, draws=0).fit(table)
+    near = pg.GaussianMixture(1, random_state=0, draws=0, schema=model.schema_).fit(0.02 * table)
+    doubtful = model.with_companion(Companion(near.members_))
+    holed = pd.DataFrame({"a": [2.0, 1.0], "b": np.nan})
+    with pytest.warns(pg.ApproximationWarning, match="imputed values"):
+        doubtful.impute(holed)
+    with pytest.warns(pg.ApproximationWarning, match="imputed draws"):
+        doubtful.impute(holed, draws=1, random_state=0)
