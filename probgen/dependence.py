@@ -201,7 +201,8 @@ class _Expectation:
         names = sorted(set().union(*terms), key=schema.number.__getitem__)
         slots = schema.slots_of(names)
         kinds = [schema.slots[i] for i in slots]
-        sizes = [slot.size for slot in kinds]
+        reserves = self.model._traits.reserves
+        sizes = [slot.size - (0 if reserves else slot.reserved) for slot in kinds]
         few = all(s.kind == "category" for s in kinds) and math.prod(sizes) <= MOST_CELLS
         if not few or isinstance(self.given, str) or schema.context_slots:
             return None
@@ -227,6 +228,11 @@ class _Expectation:
         x, seen = np.zeros((len(codes), m)), np.zeros((len(codes), m), dtype=bool)
         if self.given is not None:
             held = encode(given_rows(self.given), model.schema_)
+            if held.illegal.any():
+                raise SchemaError(message(
+                    "an impossible value in given", "values inside the support",
+                    "correct the values",
+                ))  # fmt: skip
             x[:], seen[:] = held.x, held.seen
         x[:, slots], seen[:, slots] = codes, True
         found = queries.log_prob(model._predictive(), self._batch(x, seen))

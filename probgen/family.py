@@ -58,6 +58,8 @@ class Family(nn.Module):
     row_cost: ClassVar[int] = 0
     #: whether the pair conditions on context columns (``fit(table, given=[...])``)
     takes_context: ClassVar[bool] = False
+    #: whether a level that the fit did not see has mass (the reserved code of a category)
+    reserves: ClassVar[bool] = True
     #: whether `update` is implemented: closed-form steps instead of gradients
     updates: ClassVar[bool] = False
 
@@ -105,6 +107,10 @@ class Family(nn.Module):
     def typical(self, batch: Batch) -> Batch:
         """One row on which the pair shows the sites that it has on some row of the batch."""
         return batch.take(slice(0, 1))
+
+    def example(self) -> Batch | None:
+        """A whole row on the CPU to run the pair on; None where a row of unseen cells does."""
+        return None
 
     def draw_globals(self, count: int, generator: torch.Generator) -> Draws | None:
         """`count` posterior draws of the global latents; None: trace the guide."""

@@ -19,6 +19,8 @@ from probgen.batch import Batch
 from probgen.datasets import penguins
 from probgen.errors import NotSupported, SchemaError
 from probgen.queries import Companion, Predictive
+from probgen.queries.pareto import pareto_k
+from probgen.queries.resampling import _shapes
 from tests.query_toys import Factor, Labelled, Mixed
 from tests.whole import WholeMixture, whole
 
@@ -265,3 +267,50 @@ def test_context_is_kept_while_cells_are_drawn():
     )
     label = queries.sample(Predictive([Mixed()], [{}]), batch, generator())[:, 1]
     assert (label == 2).double().mean() > 0.95  # z is near 1, and the logits are (-8, 0, 8) z
+
+
+def test_a_number_beside_an_atom_slot_that_says_so_is_a_hole():
+    """Known to hold no atom, but not which number: a row that is not seen in whole."""
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=300)
+    table = pd.DataFrame(
+        {"a": z + 0.3 * rng.normal(size=300), "s": np.where(rng.random(300) < 0.5, 0.0, np.exp(z))}
+    )
+    exact = pg.GaussianMixture(2, random_state=0, draws=0).fit(table)
+    member = whole(exact.members_[0])
+    assert [slot.name for slot in exact.schema_.slots] == ["a", "s[atom]", "s"]
+    x = torch.tensor([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0], [1.0, 1.0, 0.0]], dtype=F64)
+    seen = torch.tensor([[True, True, False]] * 3)
+    batch = Batch.of(x, seen)
+    predictive = Predictive([member], [{}], companion=lambda: Companion([exact.members_[0]]))
+    found = queries.log_prob(predictive, batch).value
+    own = exact.members_[0].exact_log_prob(batch, None)
+    assert torch.allclose(found, own, atol=1e-6)  # a companion that is the model itself
+    many = batch.take(torch.tensor([0, 1, 2]).repeat_interleave(200))
+    drawn = queries.sample(predictive, many, generator())[:, 2].view(3, 200)
+    assert drawn[0].mean() > 0.3 and drawn[1].mean() < -0.3 and (drawn[2] == 0).all()
+
+
+def test_the_shape_of_weights_is_pooled_within_one_context_only():
+    x = torch.zeros(4, 1, dtype=F64)
+    context = torch.tensor([[0.0], [1.0], [2.0], [3.0]], dtype=F64)
+    batch = Batch.of(x, context=context)
+    steps = torch.linspace(0, 1, 64, dtype=F64)[:, None]
+    weights = steps * torch.tensor([1.0, 20.0, 5.0, 0.1], dtype=F64)
+    assert torch.equal(_shapes(batch, weights), pareto_k(weights))
+    alike = Batch.of(x, context=torch.zeros_like(context))
+    assert len(_shapes(alike, weights).unique()) == 1
+
+
+def test_imputing_says_where_its_draws_cannot_be_trusted():
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=300)
+    table = pd.DataFrame({"a": z, "b": z + 0.1 * rng.normal(size=300)})
+    model = WholeMixture(2, random_state=0, draws=0).fit(table)
+    near = pg.GaussianMixture(1, random_state=0, draws=0, schema=model.schema_).fit(0.02 * table)
+    doubtful = model.with_companion(Companion(near.members_))
+    holed = pd.DataFrame({"a": [2.0, 1.0], "b": np.nan})
+    with pytest.warns(pg.ApproximationWarning, match="imputed values"):
+        doubtful.impute(holed)
+    with pytest.warns(pg.ApproximationWarning, match="imputed draws"):
+        doubtful.impute(holed, draws=1, random_state=0)

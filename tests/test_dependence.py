@@ -141,3 +141,11 @@ def test_bad_questions_are_named(birds):
     ]:
         with pytest.raises(pg.SchemaError, match=words):
             ask()
+
+
+def test_an_impossible_value_in_given_is_refused_by_sums_too():
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"p": np.exp(rng.normal(size=100)), "c": rng.choice(["u", "v"], 100)})
+    model = pg.GaussianMixture(1, random_state=0, draws=0).fit(table)
+    with pytest.raises(pg.SchemaError, match="impossible"), pytest.warns(pg.DataWarning):
+        model.entropy("c", given={"p": -3.0})

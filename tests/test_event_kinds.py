@@ -83,3 +83,15 @@ def test_what_lies_outside_the_support_is_certain(model):
         assert float(model.prob(text)) == pytest.approx(1, abs=1e-8), text
         assert float(model.prob(f"not ({text})")) == 0, text
     assert float(model.prob("adult > 65")) == float(model.prob("price < 0.1")) == 0
+
+
+def test_an_event_that_no_draw_meets_has_an_error():
+    """Draws are averaged over levels: a mean of zeros alone is no proof of 0."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({name: rng.normal(size=200) for name in "abc"})
+    table["level"] = rng.choice(["u", "v"], 200)
+    model = pg.StudentT(random_state=0).fit(table)
+    event = "a + b + c > 60 and level == 'u'"
+    found = model.prob(event, random_state=0, samples=4000)
+    assert found.method == "monte carlo" and found.ess == 4000
+    assert found.value == 0.0 and 1e-5 < found.se < 1e-3

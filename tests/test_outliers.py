@@ -185,7 +185,7 @@ def test_bad_settings_are_named(model):
 def test_every_order_counts_the_same():
     """The factors of each set add up to 0 over columns, those of the whole set to 1."""
     for d in (1, 3, module.ALL_ORDERS + 2):
-        terms = dict(module._terms(d))
+        terms = dict(module._terms(np.ones(d, dtype=bool)))
         for subset, factor in terms.items():
             assert factor.sum() == pytest.approx(1.0 if len(subset) == d else 0.0, abs=1e-12)
 
@@ -276,7 +276,7 @@ def test_shares_of_estimates_add_up_and_have_an_error(latent):
     x = torch.from_numpy(encode(table.head(5), fitted.schema_).x)
     assert (found["se"] > 0).all(axis=None)
     exact = fitted.members_[0].double()
-    terms = module._terms(3)
+    terms = module._terms(np.ones(3, dtype=bool))
     shares, log_det = np.zeros((5, 3)), fitted.schema_
     for subset, factor in terms:
         seen = torch.zeros(5, 3, dtype=torch.bool)
@@ -325,3 +325,14 @@ def test_wide_tables_are_judged_quickly():
     clock = time.process_time()
     wide.outliers(table)
     assert time.process_time() - clock < 8
+
+
+def test_shares_of_a_row_do_not_depend_on_the_cells_of_other_rows():
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(rng.normal(size=(200, 10)) @ rng.normal(size=(10, 10)))
+    model = pg.StudentT(random_state=0).fit(table)
+    rows = table.head(3).copy()
+    rows.iloc[0, [2, 7]] = np.nan
+    alone = model.explain(rows.iloc[[0]])
+    pd.testing.assert_frame_equal(model.explain(rows).iloc[[0]], alone)
+    np.testing.assert_allclose(alone.sum(axis=1), -model.log_prob(rows.iloc[[0]]))

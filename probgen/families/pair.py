@@ -61,6 +61,7 @@ class UserPair(Family):
     holes: Literal["exact", "latent", "masked", "refuse"] = "latent"
     coherent = False
     takes_context = True
+    reserves = False
 
     def __init__(
         self,
@@ -205,7 +206,8 @@ class UserPair(Family):
         try:
             trace = self._traced(columns)
             return any(
-                isinstance(site["fn"].log_prob(site["value"]), Tainted)
+                isinstance(site["mask"], Tainted)
+                or isinstance(site["fn"].log_prob(site["value"]), Tainted)
                 for other, site in row_sites(trace).items()
                 if columns.column(other) != (name, "whole")
                 and other not in (f"{name}_observed", f"{name}_unobserved", name)
@@ -324,16 +326,23 @@ class UserPair(Family):
         logs = {name: site["fn"].log_prob(site["value"]) for name, site in sites.items()}
         return [n for n, v in logs.items() if bool((v.isnan() | (v == math.inf)).any())]
 
+    def example(self) -> Batch | None:
+        """A row of middling values, for functions that use a column where it may be unseen."""
+        return dummy_batch(self.schema).take(slice(1, 2)) if self.holes == "refuse" else None
+
     # --- queries ------------------------------------------------------------------------
 
     def propose(
         self, batch: Batch, values: dict[str, Tensor], keys: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor] | None:
         """Unseen cells and row latents from the guide and the model, weighed by what was seen.
 
         With an empty guide this is likelihood weighting (Fung and Chang 1990): exact, with
-        equal weights, where nothing seen depends on what was drawn.
+        equal weights, where nothing seen depends on what was drawn. None where the functions
+        cannot be run on holes.
         """
+        if self.holes == "refuse":
+            return None
         with torch.no_grad(), guarded(0):
             guide = row_sites(traced(self.guide, batch, values, keys), observed=False)
             drawn = {name: site["value"] for name, site in guide.items()}

@@ -90,8 +90,9 @@ def explain(
     names = [name for name in frame.columns if name in known]
     shares = pd.DataFrame(0.0, frame.index, pd.Index(names))
     errors = shares.copy()
+    asked = np.array([name in frame.columns for name in scorer.names], dtype=bool)
     for rows in (slice(i, i + ROWS) for i in range(0, len(frame), ROWS)):
-        share, se = _shares(scorer.take(rows))
+        share, se = _shares(scorer.take(rows), asked)
         for place, name in enumerate(scorer.names):
             if name in known.intersection(names):
                 shares.iloc[rows, names.index(name)] = share[:, place]
@@ -101,14 +102,19 @@ def explain(
     return pd.concat({"share": shares, "se": errors}, axis=1) if details else shares
 
 
-def _shares(scorer: Scorer) -> tuple[Floats, Floats]:
-    """Shares (n, columns) of the surprisal of each row, and their standard errors."""
+def _shares(scorer: Scorer, asked: Bools) -> tuple[Floats, Floats]:
+    """Shares (n, columns) of the surprisal of each row, and their standard errors.
+
+    The orders are those of the columns of the table, `asked`: the shares of a row must not
+    depend on which cells other rows hold.
+    """
     d = len(scorer.names)
     seen = scorer.seen()
     shares, variance = np.zeros(seen.shape), np.zeros(seen.shape)
-    # columns that no row shows take part in no order
-    used = np.flatnonzero(seen.any(0))
-    terms = _terms(len(used))
+    places = np.flatnonzero(asked)
+    # columns that no row shows are left out of all orders, which changes no share
+    shown = np.asarray(seen[:, places].any(axis=0))
+    used, terms = places[shown], _terms(shown)
     for some in (terms[i : i + SETS] for i in range(0, len(terms), SETS)):
         columns = np.zeros((len(some), d), dtype=bool)
         for row, (subset, _) in zip(columns, some, strict=True):
@@ -137,19 +143,25 @@ def _blame_zero_density(scorer: Scorer, seen: Bools, shares: Floats) -> None:
     shares[rows] = np.where(guilty, math.inf, 0.0)
 
 
-def _terms(d: int) -> list[Term]:
-    """Sets of columns, and how the surprisal of each set enters the share of each column."""
-    if d <= ALL_ORDERS:
+def _terms(shown: Bools) -> list[Term]:
+    """Sets of the shown columns, and how the surprisal of each enters the share of each column.
+
+    Columns are numbered among the shown ones.
+    """
+    d = int(shown.sum())
+    if len(shown) <= ALL_ORDERS:
         return [
             (subset, _weights(d, subset))
             for size in range(1, d + 1)
             for subset in combinations(range(d), size)
         ]
     rng = np.random.default_rng(0)
-    orders = [rng.permutation(d) for _ in range(ORDERS)]
+    orders = [rng.permutation(len(shown)) for _ in range(ORDERS)]
     orders += [order[::-1] for order in orders]
+    number = np.cumsum(shown) - 1
     factors: dict[tuple[int, ...], Floats] = {}
-    for order in orders:
+    for whole in orders:
+        order = number[whole[shown[whole]]]
         for place, column in enumerate(order):
             subset = tuple(sorted(order[: place + 1].tolist()))
             factor = factors.setdefault(subset, np.zeros(d))

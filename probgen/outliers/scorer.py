@@ -41,7 +41,7 @@ class Scorer:
     encoded : Encoded of n rows
         Its `seen` is changed where cells lie outside the support.
     impossible : dict
-        Rows (n,) with a value outside the support, by column.
+        Rows (n,) with a value outside the support, by column; added to.
     """
 
     def __init__(
@@ -58,17 +58,23 @@ class Scorer:
                 self.slots.append(slots)
         self.impossible = impossible
         n = len(encoded.x)
+        for name, bad in impossible.items():
+            for slot in schema.slots_of([name]):
+                encoded.seen[bad, slot] = False
+        held = encoded.seen.copy()
+        self.batch = model._batch(encoded, model._device)
+        # levels to which a family gives no mass are hidden there
+        for name, slots in zip(self.names, self.slots, strict=True):
+            if (lost := held[:, slots[0]] & ~encoded.seen[:, slots[0]]).any():
+                impossible[name] = impossible.get(name, False) | lost
         # cells outside the support (n, columns), and rows where that is a column without slots
         self.illegal = np.zeros((n, len(self.names)), dtype=bool)
         self.broken = np.zeros(n, dtype=bool)
         for name, bad in impossible.items():
-            for slot in schema.slots_of([name]):
-                encoded.seen[bad, slot] = False
             if name in self.names:
                 self.illegal[bad, self.names.index(name)] = True
             else:
                 self.broken |= bad
-        self.batch = model._batch(encoded, model._device)
 
     @classmethod
     def of(

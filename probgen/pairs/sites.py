@@ -26,8 +26,29 @@ SPLIT = re.compile(r"(.+)_(observed|unobserved)")
 Message = dict[str, Any]
 
 
+#: where a value leaves torch, and with it the mark
+_LEAVING = frozenset({"__array__", "item", "numpy", "tolist"})
+
+
 class Tainted(Tensor):
-    """A tensor that what is computed from it can be told by: torch keeps the class."""
+    """A tensor that what is computed from it can be told by: torch keeps the class.
+
+    Raises `TypeError` where the mark would be lost: it is written into another tensor in
+    place (``loc[x > 0] = 1.0``), or leaves torch.
+    """
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:  # fmt: skip
+        """Keep the class, or raise."""
+        name = getattr(func, "__name__", "")
+        within = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+        into = args[0] if within and args else (kwargs or {}).get("out")
+        written = isinstance(into, Tensor) and not isinstance(into, Tainted)
+        if written or name in _LEAVING:
+            raise TypeError(f"{name} of a marked tensor")
+        return super().__torch_function__(func, types, args, kwargs or {})
 
 
 def hidden_name(column: str) -> str:

@@ -80,9 +80,10 @@ def estimated(
 
 def _standard_error(value: Floats, square: Floats, count: int, counted: bool) -> Floats:
     """Of a mean; of a share that is 0 or 1, as if half a draw had gone the other way."""
-    if counted:
-        value = np.clip(value, 0.5 / count, 1 - 0.5 / count)
-        square = value
+    # so too where the probability given each draw was 0, or 1: that says no more than a count
+    alike = (square <= 0.0) | (square >= 1.0) | counted
+    clipped = np.clip(value, 0.5 / count, 1 - 0.5 / count)
+    value, square = np.where(alike, clipped, value), np.where(alike, clipped, square)
     return np.sqrt(np.maximum(square - value**2, 0.0) / max(1, count - 1))
 
 

@@ -119,7 +119,7 @@ def points_of(source: Source, event: Event, column: Column, whole: bool) -> Poin
     slot = source.schema.slots_of([column.name])[0]
     tied = entangled(event, column.name)
     if column.labelled:
-        return _levels(event, column, slot, tied, whole)
+        return _levels(event, column, slot, tied, whole, source.reserves)
     turns = None if tied else _turns(event, column.name)
     lower, upper = column.support()
     if turns is None:
@@ -136,8 +136,10 @@ def points_of(source: Source, event: Event, column: Column, whole: bool) -> Poin
     return Points(column, slot, np.append(apart, alike), rest=len(alike) > 0)
 
 
-def _levels(event: Event, column: Column, slot: int, tied: bool, whole: bool) -> Points:
-    size = len(column.levels or ()) + (column.kind != "boolean" and not whole)
+def _levels(
+    event: Event, column: Column, slot: int, tied: bool, whole: bool, reserves: bool
+) -> Points:
+    size = len(column.levels or ()) + (column.kind != "boolean" and reserves and not whole)
     codes = np.arange(size, dtype=np.float64)
     if not (tied or whole or size <= FEW):
         told = _told(event, column.name, codes)

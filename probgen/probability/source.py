@@ -108,6 +108,11 @@ class Source:
         return Rows(np.zeros((count, m)), np.zeros((count, m), bool), context)
 
     @property
+    def reserves(self) -> bool:
+        """Whether a level that the fit did not see has mass."""
+        return all(member.reserves for member in self.predictive.members)
+
+    @property
     def exact(self) -> bool:
         """Whether marginals and conditionals of the family are exact numbers."""
         members = self.predictive.members

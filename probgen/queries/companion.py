@@ -39,7 +39,8 @@ class Proposed(NamedTuple):
     """K proposals for each of n rows.
 
     `x` (K, n, m) holds the seen cells and proposals of the others; `rows` are the same as a
-    batch of K * n whole rows, proposal by proposal; `log_q` (K, n) is log q(hidden | seen).
+    batch of K * n whole rows, proposal by proposal; `log_q` (K, n) is log q(hidden | seen),
+    infinite for proposals outside the support of a column, which weigh nothing.
     """
 
     x: Tensor
@@ -48,7 +49,8 @@ class Proposed(NamedTuple):
 
     def weights(self, log_p: Tensor) -> Tensor:
         """Log weights (..., K, n) from log densities (..., K * n) of the whole rows."""
-        return log_p.double().unflatten(-1, self.log_q.shape) - self.log_q
+        weights = log_p.double().unflatten(-1, self.log_q.shape) - self.log_q
+        return torch.where(self.log_q == math.inf, -math.inf, weights)
 
 
 @dataclass(frozen=True)
@@ -125,4 +127,20 @@ def _scored(companion: Companion, batch: Batch, x: Tensor) -> Proposed:
     x = torch.where(batch.seen, batch.x, x.to(batch.x.dtype))
     tiled = _tiled(batch, len(x))
     rows = without_holes(tiled, x.flatten(0, 1), slots_of(companion.parts[0]))
-    return Proposed(x, rows, companion.log_q(batch, rows))
+    log_q = companion.log_q(batch, rows)
+    outside = _outside(companion.parts[0], rows).unflatten(0, log_q.shape)
+    return Proposed(x, rows, torch.where(outside, math.inf, log_q))
+
+
+def _outside(part: Family, rows: Batch) -> Tensor:
+    """Rows (n,) with a cell that its column cannot hold.
+
+    Only columns in table units can: what is scored there would be a density where there is none.
+    """
+    found = torch.zeros(len(rows), dtype=torch.bool, device=rows.seen.device)
+    for place, slot in enumerate(slots_of(part)):
+        column = part.schema.columns[slot.column]
+        if slot.kind == "real" and column.native is not None and rows.x is not None:
+            legal = torch.from_numpy(column.legal(rows.x[:, place].double().cpu().numpy()))
+            found |= rows.seen[:, place] & ~legal.to(found.device)
+    return found

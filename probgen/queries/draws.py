@@ -16,6 +16,7 @@ from probgen.errors import SchemaError, message
 from probgen.family import Draws, Family
 from probgen.queries.companion import Companion
 from probgen.queries.contraction import global_sites, traced
+from probgen.queries.hidden import holes, slots_of
 from probgen.queries.noise import particle_keys
 from probgen.session import guarded
 
@@ -196,10 +197,17 @@ def _like(family: Family) -> Tensor:
 
 
 def one_row(family: Family, batch: Batch | None = None) -> Batch:
-    """The first row of a batch; a row of unseen cells where there is none."""
+    """The first row of a batch; where there is none, or it has holes that the pair cannot be
+    run on, an example of the family's own, or a row of unseen cells.
+    """
+    own, like = family.example(), _like(family)
     if batch is not None and len(batch) and batch.x is not None:
-        return keyed(batch.take(slice(0, 1)))
-    like = _like(family)
+        first = batch.take(slice(0, 1))
+        if own is None or not bool(holes(first, slots_of(family)).any()):
+            return keyed(first)
+    if own is not None:
+        held = None if own.context is None else own.context.to(like)
+        return keyed(Batch.of(encoded(own).to(like), own.seen.to(like.device), context=held))
     if batch is None:
         m, context = len(family.schema.slots), len(family.schema.context_slots)
     else:

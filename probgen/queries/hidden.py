@@ -27,8 +27,14 @@ def holes(batch: Batch, slots: Sequence[Slot]) -> Tensor:
     """
     hidden = ~batch.seen
     for atom, real in _beside_atoms(slots):
-        hidden[:, real] = ~batch.seen[:, atom]
+        hidden[:, real] &= ~_holds_atom(batch, atom)
     return hidden
+
+
+def _holds_atom(batch: Batch, atom: int) -> Tensor:
+    """Rows (n,) that are seen to hold an atom."""
+    held = batch.seen[:, atom]
+    return held if batch.x is None else held & (batch.x[:, atom] > 0)
 
 
 def without_holes(batch: Batch, x: Tensor, slots: Sequence[Slot]) -> Batch:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from probgen.batch import Batch, row_keys
+from probgen.batch import Batch, mix, row_keys
 from probgen.family import Draws, Family
 from probgen.queries.companion import proposals
 from probgen.queries.contraction import (
@@ -142,7 +142,10 @@ def _resampled(source: _Source, batch: Batch, generator: torch.Generator) -> Dra
 
 def _shapes(batch: Batch, log_weight: Tensor) -> Tensor:
     """Pareto shape (n,) of the weights (K, n); rows that are equal pool theirs."""
-    _, group = row_keys(encoded(batch), batch.seen).unique(return_inverse=True)
+    key = row_keys(encoded(batch), batch.seen)
+    if batch.context is not None:
+        key = mix(key) + row_keys(batch.context, torch.ones_like(batch.context, dtype=torch.bool))
+    _, group = key.unique(return_inverse=True)
     if len(group) == int(group.max()) + 1:
         return pareto_k(log_weight)
     khat = torch.empty_like(log_weight[0])

@@ -30,7 +30,7 @@ from probgen.probability import (
     impossible,
     satisfied,
 )
-from probgen.table import encode, to_frame
+from probgen.table import Encoded, encode, to_frame
 from probgen.verbs.base import Asked, Extra, Unseen
 
 __all__ = ["Events"]
@@ -116,21 +116,20 @@ class Events(Asked):
         source = self._source(posterior)
         generator = generator_of(random_state)
         if isinstance(given, str):
-            _need_context(both(asked, Event(given, self.schema_)), {})
+            self._need_no_context(both(asked, Event(given, self.schema_)))
             return self._given_event(source, asked, Event(given, self.schema_), effort, generator)
         if given is None:
-            _need_context(asked, {})
+            self._need_no_context(asked)
             return self._answers(source, asked, source.none(), {}, effort, generator)[0]
         frame = given_rows(given)
         known = encode(frame, self.schema_, unseen=unseen, extra=extra)
+        rows = self._rows(known)
         if known.illegal.any():
             raise SchemaError(message(
                 f"{int(known.illegal.sum())} impossible row(s) in given",
                 "values inside the support", "correct the values",
             ))  # fmt: skip
-        rows = Rows(known.x, known.seen, known.context if known.context.shape[1] else None)
         values = from_frame(frame, self.schema_, asked.columns, unseen)
-        _need_context(asked, values)
         found = self._answers(source, asked, rows, values, effort, generator)
         return found[0] if isinstance(given, Mapping) else _as_frame(found, frame.index)
 
@@ -144,6 +143,27 @@ class Events(Asked):
             return self._draw(batch, generator)
 
         return Source(self.schema_, self._predictive(posterior), self._device, draw)
+
+    def _rows(self, known: Encoded) -> Rows:
+        """Encoded rows as the family takes them; cells that it gives no mass become illegal.
+
+        Raises
+        ------
+        SchemaError
+            If the context of a row is not known.
+        """
+        self._batch(known, self._device)
+        return Rows(known.x, known.seen, known.context if known.context.shape[1] else None)
+
+    def _need_no_context(self, event: Event) -> None:
+        """A model with context columns answers in the context of a row only."""
+        names = [c.name for c in self.schema_.columns if c.role == "context"]
+        if names:
+            raise SchemaError(message(
+                f"context column(s) {names} without values for the event {event.text!r}",
+                "their values: a model conditions on them and does not model them",
+                "pass them by given, as a dict or a data frame",
+            ))  # fmt: skip
 
     @staticmethod
     def _answers(
@@ -177,12 +197,25 @@ class Events(Asked):
         methods = {above.method, below.method}
         return Answer(value, error, max(methods), np.inf)
 
+    def _unconditioned(
+        self, source: Source, event: Event, rows: Rows, values: Any, effort: Effort,
+        generator: torch.Generator,
+    ) -> Answers:  # fmt: skip
+        """P(event), of one row that serves all; in the context of each row if there is any."""
+        if rows.context is None:
+            return self._answers(source, event, source.none(), {}, effort, generator)
+        empty = source.none(len(rows))
+        schema = self.schema_
+        held = {name: v for name, v in values.items() if schema[name].role == "context"}
+        own = Rows(empty.x, empty.seen, rows.context)
+        return self._answers(source, event, own, held, effort, generator)
+
     # --- conditioning on an event -----------------------------------------------------------
 
     def _sample_event(self, n: int, given: str, generator: torch.Generator) -> pd.DataFrame:
         """n rows that satisfy the event: drawn exactly where that is possible."""
         event, source = Event(given, self.schema_), self._source()
-        _need_context(event, {})
+        self._need_no_context(event)
 
         def fits(x: np.ndarray) -> np.ndarray:
             return satisfied(source, event, x)
@@ -204,17 +237,19 @@ class Events(Asked):
         event, source = Event(given, self.schema_), self._source(posterior)
         frame = to_frame(table, self.schema_.names)
         known = encode(frame, self.schema_, unseen=unseen, extra="ignore")
-        rows = Rows(known.x, known.seen, known.context if known.context.shape[1] else None)
+        rows = self._rows(known)
         values = from_frame(frame, self.schema_, event.columns, unseen)
-        _need_context(event, {})
         effort, generator = Effort(), generator_of(0)
-        whole = self._answers(source, event, source.none(), {}, effort, generator)[0]
-        if whole.value <= (whole.se if np.isinf(whole.ess) else 0.0):
-            raise impossible(event, 0 if np.isinf(whole.ess) else int(whole.ess))
+        whole = self._unconditioned(source, event, rows, values, effort, generator)
+        least = np.where(np.isinf(whole.ess), whole.se, 0.0)
+        if (whole.value <= least).any():
+            draws = whole.ess[whole.value <= least][0]
+            raise impossible(event, 0 if np.isinf(draws) else int(draws))
         each = self._answers(source, event, rows, values, effort, generator)
         with np.errstate(divide="ignore", invalid="ignore"):
             shift = np.log(each.value) - np.log(whole.value)
             error = np.where(each.value > 0, each.se / each.value, 0.0)
+            shift[np.isneginf(base["log_prob"])] = 0.0  # impossible rows stay so
         methods = (
             {*str(base["method"].iloc[0]).split("+"), each.method, whole.method}
             if len(base)
@@ -226,21 +261,6 @@ class Events(Asked):
             ess=np.minimum(base["ess"], np.minimum(each.ess, whole.ess)),
             method="+".join(sorted(methods - {"exact"} or {"exact"})),
         )
-
-
-def _need_context(event: Event, values: Mapping[Any, np.ndarray]) -> None:
-    """Context columns have no probability: an event about them needs their values."""
-    schema = event.schema
-    lacking = [
-        name for name in event.columns
-        if schema[name].role == "context" and (name not in values or np.isnan(values[name]).any())
-    ]  # fmt: skip
-    if lacking:
-        raise SchemaError(message(
-            f"context column(s) {lacking} without values in the event {event.text!r}",
-            "their values: a model conditions on them and does not model them",
-            "pass them by given, as a dict or a data frame",
-        ))  # fmt: skip
 
 
 def _effort(tolerance: float, relative: float, samples: int) -> Effort:

@@ -21,7 +21,7 @@ from probgen.family import Draws, Family
 from probgen.frames import keep_seen
 from probgen.queries import Predictive
 from probgen.table import encode, to_frame
-from probgen.verbs.base import Asked, Extra, Unseen
+from probgen.verbs.base import Asked, Extra, Unseen, doubt
 from probgen.verbs.centres import Centre, fill_centres, plan
 from probgen.verbs.shifts import Delta, Shifts, shifts_of
 
@@ -100,6 +100,8 @@ class Imputing(Asked):
         -----
         DataWarning
             For columns that were all missing at fit: nothing is known to fill them with.
+        ApproximationWarning
+            Where draws of a family without exact conditionals cannot be trusted.
 
         Examples
         --------
@@ -187,9 +189,10 @@ class Imputing(Asked):
         found = [cells for cells in each if cells is not None]
         if len(found) < len(each):
             many = torch.arange(len(batch), device=batch.seen.device).repeat(DRAWS)
-            drawn = queries.sample(self._predictive(), batch.take(many), generator)
-            drawn = drawn.view(DRAWS, *batch.seen.shape)
-            return from_draws(drawn, self.schema_.slots, batch.seen)
+            drawn = queries.draw(self._predictive(), batch.take(many), generator)
+            doubt(drawn.khat.view(DRAWS, -1).amax(0), False, "imputed values")
+            x = drawn.x.view(DRAWS, *batch.seen.shape)
+            return from_draws(x, self.schema_.slots, batch.seen)
         if len(found) == 1:
             return found[0]
         single = [Predictive([m], [{}]) for m in self.members_]
@@ -267,7 +270,9 @@ def _source(predictive: Predictive, draw: Draws) -> Complete:
         # a family that completes rows by its density alone is taken at that
         whole = not draw or type(member).complete is not Family.complete
         one = replace(predictive, draws=[{} if whole else draw], integrated=whole)
-        return queries.sample(one, batch, generator)
+        drawn = queries.draw(one, batch, generator)
+        doubt(drawn.khat, False, "imputed draws")
+        return drawn.x
 
     return complete
 
