@@ -20,8 +20,8 @@ from probgen.table import Encoded, encode, to_frame
 
 __all__ = [
     "Given", "check_settings", "check_weight", "count_distinct", "fit_frame", "generator_of",
-    "given_parts", "given_rows", "hide_reserved", "require_context", "require_rows",
-    "require_two_weights", "score_frame", "warn_of_structure", "weighted_rows",
+    "given_parts", "given_rows", "hide_reserved", "refuse_without_context", "require_context",
+    "require_rows", "require_two_weights", "score_frame", "warn_of_structure", "weighted_rows",
 ]  # fmt: skip
 
 Given: TypeAlias = Mapping[Any, Any] | pd.DataFrame | str | None
@@ -136,6 +136,17 @@ def require_context(encoded: Encoded, schema: Schema) -> None:
                 f"first {rows}", "a value in every row: the model conditions on this column",
                 "fill or drop these rows, or model the column instead of passing it as given",
             ))  # fmt: skip
+
+
+def refuse_without_context(schema: Schema) -> None:
+    """Raise if the model conditions on columns, where no values of them can be passed."""
+    context = [column.name for column in schema.columns if column.role == "context"]
+    if context:
+        raise SchemaError(message(
+            f"no values of context column(s) {context}",
+            "a value of each: the model conditions on them and does not model them",
+            f"pass them by given, as a dict or a data frame: given={{{context[0]!r}: ...}}",
+        ))  # fmt: skip
 
 
 def hide_reserved(encoded: Encoded, schema: Schema) -> None:

@@ -11,7 +11,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from probgen.answers import Answer
-from probgen.door import Given, generator_of, given_rows
+from probgen.door import Given, generator_of, given_rows, refuse_without_context, require_context
 from probgen.errors import NotSupported, SchemaError, message
 from probgen.events import Event, both
 from probgen.events.values import from_frame
@@ -116,10 +116,11 @@ class Events(Asked):
         source = self._source(posterior)
         generator = generator_of(random_state)
         if isinstance(given, str):
-            _need_context(both(asked, Event(given, self.schema_)), {})
-            return self._given_event(source, asked, Event(given, self.schema_), effort, generator)
+            condition = Event(given, self.schema_)
+            refuse_without_context(self.schema_)
+            return self._given_event(source, asked, condition, effort, generator)
         if given is None:
-            _need_context(asked, {})
+            refuse_without_context(self.schema_)
             return self._answers(source, asked, source.none(), {}, effort, generator)[0]
         frame = given_rows(given)
         known = encode(frame, self.schema_, unseen=unseen, extra=extra)
@@ -128,9 +129,9 @@ class Events(Asked):
                 f"{int(known.illegal.sum())} impossible row(s) in given",
                 "values inside the support", "correct the values",
             ))  # fmt: skip
+        require_context(known, self.schema_)
         rows = Rows(known.x, known.seen, known.context if known.context.shape[1] else None)
         values = from_frame(frame, self.schema_, asked.columns, unseen)
-        _need_context(asked, values)
         found = self._answers(source, asked, rows, values, effort, generator)
         return found[0] if isinstance(given, Mapping) else _as_frame(found, frame.index)
 
@@ -182,7 +183,7 @@ class Events(Asked):
     def _sample_event(self, n: int, given: str, generator: torch.Generator) -> pd.DataFrame:
         """n rows that satisfy the event: drawn exactly where that is possible."""
         event, source = Event(given, self.schema_), self._source()
-        _need_context(event, {})
+        refuse_without_context(self.schema_)
 
         def fits(x: np.ndarray) -> np.ndarray:
             return satisfied(source, event, x)
@@ -208,9 +209,13 @@ class Events(Asked):
         values = from_frame(frame, self.schema_, event.columns, unseen)
         _need_context(event, {})
         effort, generator = Effort(), generator_of(0)
-        whole = self._answers(source, event, source.none(), {}, effort, generator)[0]
-        if whole.value <= (whole.se if np.isinf(whole.ess) else 0.0):
-            raise impossible(event, 0 if np.isinf(whole.ess) else int(whole.ess))
+        # under a model with context, the event has another probability in each row
+        blank = source.none() if rows.context is None else rows.shown([])
+        whole = self._answers(source, event, blank, {}, effort, generator)
+        known_error = np.where(np.isinf(whole.ess), whole.se, 0.0)
+        if (whole.value <= known_error).any():
+            draws = whole.ess[whole.value <= known_error][0]
+            raise impossible(event, 0 if np.isinf(draws) else int(draws))
         each = self._answers(source, event, rows, values, effort, generator)
         with np.errstate(divide="ignore", invalid="ignore"):
             shift = np.log(each.value) - np.log(whole.value)
