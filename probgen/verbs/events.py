@@ -122,7 +122,7 @@ class Events(Asked):
         if given is None:
             refuse_without_context(self.schema_)
             return self._answers(source, asked, source.none(), {}, effort, generator)[0]
-        frame = given_rows(given)
+        frame = given_rows(given, self.schema_)
         known = encode(frame, self.schema_, unseen=unseen, extra=extra)
         if known.illegal.any():
             raise SchemaError(message(

@@ -81,7 +81,7 @@ class Generating(Asked):
         if isinstance(given, str):
             return self._sample_event(int(n), given, generator)
         single = isinstance(given, Mapping)
-        frame = given_rows(given)
+        frame = given_rows(given, self.schema_)
         known = encode(frame, self.schema_, unseen=unseen, extra=extra)
         if known.illegal.any():
             raise SchemaError(message(
