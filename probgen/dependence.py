@@ -11,7 +11,7 @@ Linfoot (1957), An informational measure of correlation, Information and Control
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from itertools import combinations
 from typing import Any, Literal, TypeAlias
 
@@ -80,7 +80,7 @@ def mutual_information(
 
 def dependence(
     model: Density,
-    columns: Iterable[Hashable] | None = None,
+    columns: Group | None = None,
     given: Any = None,
     measure: Literal["correlation", "nats"] = "correlation",
     samples: int = 2_000,
@@ -91,8 +91,7 @@ def dependence(
         raise SchemaError(message(
             f"measure={measure!r}", "'correlation' or 'nats'", "choose one"
         ))  # fmt: skip
-    chosen = _all(model, given) if columns is None else list(columns)
-    names = _names(model, chosen, "columns")
+    names = _names(model, _all(model, given) if columns is None else columns, "columns")
     over, given = _averaged(model, given, names)
     expectation = _Expectation(model, given, samples, random_state)
     value = pd.DataFrame(np.eye(len(names)), index=names, columns=names)
@@ -142,6 +141,11 @@ def _is_list(given: Any) -> bool:
     return isinstance(given, list | tuple | set | pd.Index)
 
 
+def _is_event(model: Density, name: str) -> bool:
+    """Whether the name of a column is an event: that it is true."""
+    return model.schema_[name].levels == (False, True)
+
+
 def _averaged(
     model: Density, given: Any, names: Sequence[Hashable]
 ) -> tuple[frozenset[Hashable], Any]:
@@ -150,6 +154,11 @@ def _averaged(
         raise SchemaError(message(
             "a data frame as given", "a dict of values, a list of columns, or an event",
             "ask once for each row, or name the columns to average over: given=['age']",
+        ))  # fmt: skip
+    if isinstance(given, str) and given in model.schema_.number and not _is_event(model, given):
+        raise SchemaError(message(
+            f"the column {given!r} as given", "a dict of values, a list of columns, or an event",
+            f"pass given=[{given!r}] to average over it, or given={{{given!r}: ...}} to fix it",
         ))  # fmt: skip
     over = frozenset(_names(model, list(given), "given")) if _is_list(given) else frozenset()
     held = set(given) if isinstance(given, Mapping) else over
@@ -227,7 +236,7 @@ class _Expectation:
         model, m = self.model, len(self.model.schema_.slots)
         x, seen = np.zeros((len(codes), m)), np.zeros((len(codes), m), dtype=bool)
         if self.given is not None:
-            held = encode(given_rows(self.given), model.schema_)
+            held = encode(given_rows(self.given, model.schema_), model.schema_)
             if held.illegal.any():
                 raise SchemaError(message(
                     "an impossible value in given", "values inside the support",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 import secrets
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -14,16 +14,20 @@ import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
-from probgen.errors import DataWarning, SchemaError, message
+from probgen.columns import Column
+from probgen.errors import SchemaError, message, warn
+from probgen.grids import common_step
 from probgen.schema import Schema
 from probgen.table import Encoded, encode, to_frame
 
 __all__ = [
     "Given", "check_settings", "check_weight", "count_distinct", "fit_frame", "generator_of",
-    "given_parts", "given_rows", "hide_reserved", "require_context", "require_rows",
-    "require_two_weights", "score_frame", "warn_of_structure", "weighted_rows",
+    "given_parts", "given_rows", "hide_reserved", "refuse_without_context", "require_context",
+    "require_rows", "require_two_weights", "score_frame", "warn_of_structure", "weighted_rows",
 ]  # fmt: skip
 
+#: of a date in a text: 12/05 and 05/12 look the same, "now" changes
+YEAR_FIRST = re.compile(r"\d{4}([-/ T]|$)")
 Given: TypeAlias = Mapping[Any, Any] | pd.DataFrame | str | None
 
 
@@ -138,6 +142,17 @@ def require_context(encoded: Encoded, schema: Schema) -> None:
             ))  # fmt: skip
 
 
+def refuse_without_context(schema: Schema) -> None:
+    """Raise if the model conditions on columns, where no values of them can be passed."""
+    context = [column.name for column in schema.columns if column.role == "context"]
+    if context:
+        raise SchemaError(message(
+            f"no values of context column(s) {context}",
+            "a value of each: the model conditions on them and does not model them",
+            f"pass them by given, as a dict or a data frame: given={{{context[0]!r}: ...}}",
+        ))  # fmt: skip
+
+
 def hide_reserved(encoded: Encoded, schema: Schema) -> None:
     """Rows with a level that the fit did not see have density 0; the cell itself is hidden."""
     for place, slot in enumerate(schema.slots):
@@ -189,19 +204,27 @@ def warn_of_structure(encoded: Encoded, schema: Schema) -> None:
         pairs = np.argwhere(np.triu(r > COLLINEAR, 1))
         for i, j in pairs[:3]:
             names = slots[real[i]].name, slots[real[j]].name
-            warnings.warn(
+            warn(
                 f"columns {names[0]!r} and {names[1]!r} determine each other: the density is "
                 "concentrated on a line, and its height means little; consider dropping one",
-                DataWarning, stacklevel=4,
             )  # fmt: skip
     if len(whole) >= 20 and all(schema.columns[slots[i].column].grid is None for i in real):
         share = len(np.unique(whole, axis=0)) / len(whole)
-        if share < DISTINCT:
-            warnings.warn(
+        columns = [schema.columns[slots[i].column] for i in real]
+        if share < DISTINCT and not _rounded(whole, columns):
+            warn(
                 f"only {share:.0%} of the rows are distinct in their real columns: repeated rows "
                 "count as evidence each time; use sample_weight, or drop copies",
-                DataWarning, stacklevel=4,
             )  # fmt: skip
+
+
+def _rounded(x: np.ndarray, columns: list[Column]) -> bool:
+    """Whether rounding explains that rows are equal, in a schema that notes no grids."""
+    for place, column in enumerate(columns):
+        values = column.backward(x[:, place] * column.scale + column.loc)
+        if common_step(*np.unique(values, return_counts=True)) is not None:
+            return True
+    return False
 
 
 def count_distinct(encoded: Encoded, enough: int) -> int:
@@ -222,7 +245,7 @@ def given_parts(
     """(asked and given cells together, the given cells alone), row by row."""
     if given is None:
         return asked, None
-    frame = _given_frame(given, asked, table)
+    frame = _given_frame(given, asked, schema)
     both = [name for name in frame.columns if name in table.columns]
     if both:
         raise SchemaError(message(
@@ -246,14 +269,19 @@ def given_parts(
     return joint, replace(known, context=joint.context, context_seen=joint.context_seen)
 
 
-def given_rows(given: Given) -> pd.DataFrame:
-    """`given` as a frame: one row for a dict."""
+def given_rows(given: Given, schema: Schema) -> pd.DataFrame:
+    """`given` as a frame: one row for a dict, in which a date may be a text as in an event."""
     if isinstance(given, str):
         raise SchemaError(message(
             f"the event {given!r} as given", "a dict or a data frame: this verb takes no event",
             "condition on values, or draw rows by sample(n, given=event)",
         ))  # fmt: skip
     if not isinstance(given, Mapping):
+        if not _is_frame(given):
+            raise SchemaError(message(
+                f"{type(given).__name__} as given", "a dict, a data frame, or an event",
+                "pass given={'column': value}, given=table[['column']], or given='column > 3'",
+            ))  # fmt: skip
         return to_frame(given)
     several = [name for name, value in given.items() if pd.api.types.is_list_like(value)]
     if several:
@@ -261,13 +289,30 @@ def given_rows(given: Given) -> pd.DataFrame:
             f"several values of {several} in given", "one value a column in a dict",
             "pass a data frame to condition row by row",
         ))  # fmt: skip
-    return pd.DataFrame([dict(given)])
+    return pd.DataFrame([{name: _dated(name, value, schema) for name, value in given.items()}])
 
 
-def _given_frame(given: Given, asked: Encoded, table: pd.DataFrame) -> pd.DataFrame:
+def _dated(name: Any, value: Any, schema: Schema) -> Any:
+    """The value of a dict; the text of a date as a time stamp, the year first."""
+    column = schema[name] if name in schema.number else None
+    if column is None or column.kind != "date" or not isinstance(value, str):
+        return value
+    try:
+        if not YEAR_FIRST.match(value.strip()):
+            raise ValueError("the year does not come first")
+        stamp = pd.Timestamp(value.strip())
+        return stamp.tz_localize(column.tz) if column.tz and stamp.tzinfo is None else stamp
+    except ValueError as error:
+        raise SchemaError(message(
+            f"the date {value!r} of column {name!r} in given ({error})",
+            "a time stamp, or a text such as '2020-01-31'", "write it with the year first",
+        )) from error  # fmt: skip
+
+
+def _given_frame(given: Given, asked: Encoded, schema: Schema) -> pd.DataFrame:
     """`given` as a frame on the index of the asked rows."""
     n = len(asked.index)
-    frame = given_rows(given)
+    frame = given_rows(given, schema)
     if isinstance(given, Mapping):
         return frame.iloc[np.zeros(n, dtype=int)].set_axis(asked.index)
     if len(frame) != n or not frame.index.equals(asked.index):

@@ -1,5 +1,11 @@
 """What probgen raises and warns: every message has three parts, found, needed, do."""
 
+import difflib
+import sys
+import warnings
+from collections.abc import Iterable
+from types import FrameType
+
 __all__ = [
     "ApproximationError",
     "ApproximationWarning",
@@ -10,8 +16,14 @@ __all__ = [
     "ProbgenError",
     "SchemaError",
     "SchemaTypeError",
+    "closest",
     "message",
+    "warn",
 ]
+
+
+#: names that a message lists
+SHOWN = 8
 
 
 class ProbgenError(Exception):
@@ -57,3 +69,33 @@ def message(found: str, needed: str, do: str) -> str:
     'found 0 rows; needed at least 2 rows; do: pass a table with data'
     """
     return f"found {found}; needed {needed}; do: {do}"
+
+
+def closest(found: object, among: Iterable[object]) -> str:
+    """Up to eight candidates for what was found, those that look alike first.
+
+    >>> closest("nurze", ["cook", "nurse"])
+    "['nurse', 'cook']"
+    """
+    names = list(among)
+    near = difflib.get_close_matches(str(found), [str(name) for name in names], n=3)
+    first = [name for text in near for name in names if str(name) == text]
+    shown = (first + [name for name in names if str(name) not in near])[:SHOWN]
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"[{', '.join(repr(name) for name in shown)}]{more}"
+
+
+def warn(text: str, category: type[Warning] = DataWarning) -> None:
+    """Warn at the line outside of the package that called into it, however deep this is.
+
+    So a warning shows the user's own line, and Python's filters, which show a warning once a
+    line, do not keep it back at another line.
+    """
+    package = __name__.partition(".")[0]
+    frame: FrameType | None = sys._getframe()
+    level = last = 1
+    while frame is not None:
+        if str(frame.f_globals.get("__name__")).partition(".")[0] == package:
+            last = level
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, category, stacklevel=last + 1)

@@ -88,8 +88,8 @@ def _from_array(table: Any, names: Sequence[Hashable] | None) -> pd.DataFrame:
             message(
                 f"{type(table).__name__} with {values.ndim} dimension(s): Expected 2D array",
                 "a data frame or a two-dimensional array",
-                "Reshape your data: .reshape(-1, 1) for one column, .reshape(1, -1) for one "
-                "row, or .to_frame() for a series",
+                "pass table.loc[[label]] for one row of a data frame, table[[name]] for one "
+                "column. Reshape your data: .reshape(1, -1) for one row of an array",
             )
         )
     if names is None or len(names) != values.shape[1]:

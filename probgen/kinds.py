@@ -7,6 +7,7 @@ By data type:
 - booleans (bool, boolean, Arrow, objects that are all booleans): boolean;
 - Categorical: ordered if it is declared ordered, else category, with all declared levels;
 - text: category. If all of 20 or more values differ it is an identifier, and an error;
+  if nearly all differ, or all look like dates, a warning;
 - dates: date. Their grid is the largest step that all share (a day for plain dates);
 - durations: as numbers, in days.
 
@@ -32,7 +33,7 @@ Bounds come from the override only, never from the extremes that were observed.
 from __future__ import annotations
 
 import math
-import warnings
+import re
 from collections.abc import Hashable
 from dataclasses import replace
 from typing import Any
@@ -43,7 +44,7 @@ from numpy.typing import NDArray
 
 from probgen import cells
 from probgen.columns import LABELLED, Column
-from probgen.errors import DataWarning, SchemaError, message
+from probgen.errors import SchemaError, message, warn
 from probgen.frames import to_frame
 from probgen.grids import common_step, find_atoms, is_positive, location
 from probgen.overrides import checked
@@ -56,6 +57,9 @@ Floats = NDArray[np.float64]
 #: types that a level may have
 LEVELS = (str, bool, int, float, pd.Timestamp)
 IDENTIFIER_ROWS = 20
+#: share of different values from which a column may be an identifier in a table with copies
+NEARLY = 0.9
+DATE = re.compile(r"\d{4}-\d\d-\d\d([ T]|$)")
 MANY_LEVELS = 1000
 FEW_VALUES = 5
 #: distinct values that must share a step before it is believed
@@ -153,7 +157,7 @@ def _empty(series: pd.Series, dtype: str, kind: str | None) -> Column:
 
 
 def _warn(found: str, needed: str, do: str) -> None:
-    warnings.warn(message(found, needed, do), DataWarning, stacklevel=6)
+    warn(message(found, needed, do))
 
 
 def _warn_constant(name: Hashable, value: Any) -> None:
@@ -192,7 +196,7 @@ def _infer_labels(series: pd.Series, spec: dict[str, Any], stored: str, dtype: s
         _warn_constant(name, present[0])
         return replace(column, role="constant", constant=present[0], why="one distinct value")
     if spec.get("kind") is None and stored == "text":
-        _check_identifier(name, len(levels), int(used.sum()))
+        _check_identifier(name, levels, int(used.sum()))
     if len(levels) > MANY_LEVELS:
         _warn(
             f"{len(levels)} levels in column {name!r}",
@@ -253,7 +257,20 @@ def _levels(
         return tuple(sorted(plain, key=lambda value: (type(value).__name__, value))), why
 
 
-def _check_identifier(name: Hashable, distinct: int, n: int) -> None:
+def _check_identifier(name: Hashable, levels: tuple[Any, ...], n: int) -> None:
+    distinct = len(levels)
+    if distinct > FEW_VALUES and all(DATE.match(str(level)) for level in levels):
+        _warn(
+            f"dates as text in column {name!r} ({levels[0]!r}): {distinct} labels without order",
+            "dates",
+            f"convert it: pandas.to_datetime(table[{name!r}])",
+        )
+    elif n >= IDENTIFIER_ROWS and NEARLY * n <= distinct < n:
+        _warn(
+            f"{distinct} different texts in {n} rows of column {name!r}",
+            "labels that repeat",
+            "drop it if it is an identifier or free text, or group its levels",
+        )
     if n >= IDENTIFIER_ROWS and distinct == n:
         raise SchemaError(
             message(
@@ -356,7 +373,8 @@ def _infer_count(column: Column, values: Floats, distinct: Floats, spec: dict[st
     column = replace(column, kind="count", lower=lower, upper=upper, why=why)
     _check_support(column, values)
     n = len(values)
-    if n >= IDENTIFIER_ROWS and len(distinct) == n and distinct[-1] - distinct[0] == n - 1:
+    once = len(distinct) >= NEARLY * n  # some rows may be there twice
+    if n >= IDENTIFIER_ROWS and once and distinct[-1] - distinct[0] == len(distinct) - 1:
         _warn(
             f"consecutive whole numbers in column {column.name!r}: it looks like a row number",
             "a measurement",

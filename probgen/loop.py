@@ -6,7 +6,6 @@ import math
 import signal
 import threading
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,7 +18,7 @@ from tqdm.auto import tqdm
 from probgen.batch import Batch
 from probgen.checkpoint import pack, save_checkpoint, unpack
 from probgen.engines import Gradients, Objectives, Updates, processes
-from probgen.errors import FitError, ModelFileError, message
+from probgen.errors import FitError, ModelFileError, message, warn
 from probgen.family import Family
 from probgen.session import noise, spawn_seeds, threads
 from probgen.stopping import flat, trend
@@ -228,7 +227,7 @@ class Loop:
     def _complain(self, found: str, do: str) -> None:
         if self.warn:
             text = message(found, "convergence", do)
-            warnings.warn(text, ConvergenceWarning, stacklevel=5)
+            warn(text, ConvergenceWarning)
 
     def _epoch(self, interrupted: threading.Event) -> str:
         """One epoch, repeated from the last good state until it is finite; why to stop, or ''."""

@@ -18,7 +18,6 @@ import hashlib
 import json
 import os
 import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import fields
 from importlib import metadata
@@ -32,7 +31,7 @@ from sklearn.utils.validation import check_is_fitted
 from probgen import estimators, weights
 from probgen.calibration import Calibration
 from probgen.density import Density
-from probgen.errors import DataWarning, ModelFileError, NotSupported, message
+from probgen.errors import ModelFileError, NotSupported, message, warn
 from probgen.family import Family
 from probgen.outliers.detector import OutlierDetector
 from probgen.plain import checked, decode, encode
@@ -147,9 +146,9 @@ def load(
     functions = {name: value for name, value in passed.items() if value is not None}
     estimator, detector, other = _restore(reader(path), path, functions)
     if other:
-        warnings.warn(
+        warn(
             f"the model in {os.fspath(path)!r} was saved with {other}; its self-test rows score "
-            "the same here", DataWarning, stacklevel=2,
+            "the same here",
         )  # fmt: skip
     if target.type != "cpu":
         for member in estimator.members_:

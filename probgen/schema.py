@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from probgen.columns import Column, Slot
-from probgen.errors import SchemaError, message
+from probgen.errors import SchemaError, closest, message
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -139,7 +139,9 @@ class Schema:
         """The column called `name`."""
         if name not in self.number:
             raise SchemaError(
-                message(f"no column {name!r}", f"one of {list(self.names)}", "check the name")
+                message(
+                    f"no column {name!r}", f"one of {closest(name, self.names)}", "check the name"
+                )
             )
         return self.columns[self.number[name]]
 

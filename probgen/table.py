@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from probgen import cells
 from probgen.columns import Column
 from probgen.decoding import decode
-from probgen.errors import DataWarning, SchemaError, message
+from probgen.errors import SchemaError, closest, message, warn
 from probgen.frames import to_frame
 from probgen.schema import Schema
 
@@ -184,8 +183,8 @@ def _present(
         raise SchemaError(
             message(
                 f"column(s) {foreign} that the model does not know",
-                f"columns among {list(schema.names)}",
-                "drop them, or pass extra='ignore' where the verb takes it",
+                f"columns among {closest(foreign[0], schema.names)}",
+                "correct the name, drop them, or pass extra='ignore' where the verb takes it",
             )
         )
     wanted = {name for name in frame.columns if name in schema.number}
@@ -206,14 +205,12 @@ def _report_outside(outside: dict[Hashable, Bools], schema: Schema, n: int) -> B
         illegal |= bad
     if outside:
         counts = ", ".join(f"{name!r} ({int(bad.sum())})" for name, bad in outside.items())
-        warnings.warn(
+        warn(
             message(
                 f"values outside the support in {int(illegal.sum())} row(s), by column: {counts}",
                 "values that the fitted kinds can hold",
                 "their density is 0 (log density -inf); see schema.describe()",
             ),
-            DataWarning,
-            stacklevel=3,
         )
     return illegal
 
@@ -230,14 +227,12 @@ def _encode_column(
     if column.role == "empty":
         held = int(series.notna().sum())
         if held:
-            warnings.warn(
+            warn(
                 message(
                     f"{held} value(s) in column {column.name!r}",
                     "none: it was all missing at fit",
                     "they are ignored; fit again to use them",
                 ),
-                DataWarning,
-                stacklevel=4,
             )
         return None
     if column.role == "constant":
@@ -390,7 +385,8 @@ def _foreign_code(found: list[Any], column: Column, unseen: Unseen) -> int:
     raise SchemaError(
         message(
             f"level(s) {shown}{more} in column {column.name!r}",
-            f"one of its {len(column.levels or ())} fitted levels",
+            f"one of its {len(column.levels or ())} fitted levels, "
+            f"{closest(found[0], column.levels or ())}",
             advice,
         )
     )

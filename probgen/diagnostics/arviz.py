@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-import warnings
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -25,7 +24,7 @@ from probgen import queries
 from probgen.batch import Batch
 from probgen.columns import Column
 from probgen.diagnostics.posterior import Fitted, guide_log_p_q, kind, posterior
-from probgen.errors import DataWarning, SchemaError, message
+from probgen.errors import SchemaError, message, warn
 from probgen.family import Draws, Family
 from probgen.queries import Predictive
 from probgen.queries.draws import count_draws
@@ -158,10 +157,10 @@ def _add_posterior(groups: Groups, model: Fitted, source: str) -> None:
     group = groups.data["posterior"] = {}
     for site in chains[0]:
         if len({draws[site].shape for draws in chains}) > 1:
-            warnings.warn(message(
+            warn(message(
                 f"site {site!r} with another shape in each restart", "one shape",
                 "it is left out; read it from members_",
-            ), DataWarning, stacklevel=4)  # fmt: skip
+            ))  # fmt: skip
             continue
         value = torch.stack([draws[site] for draws in chains]).detach().cpu()
         name, dims, coords = _site(site, value, member)

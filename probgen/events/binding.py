@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import math
 import re
 from collections.abc import Hashable
@@ -14,21 +13,20 @@ import numpy as np
 import pandas as pd
 
 from probgen.columns import Column
-from probgen.errors import SchemaError, message
+from probgen.errors import SchemaError, closest, message
 from probgen.events import nodes
 from probgen.events.nodes import Arithmetic, Compare, Node, Number, Term, Value
 from probgen.events.syntax import Names, name_of, refuse
 from probgen.schema import Schema
 from probgen.table import days
 
-__all__ = ["bind", "closest"]
+__all__ = ["bind"]
 
 _SIGNS: dict[type[ast.AST], str] = {
     ast.Eq: "==", ast.NotEq: "!=", ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=",
     ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.Pow: "**", ast.Mod: "%",
 }  # fmt: skip
 _TURNED = {"==": "==", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
-SHOWN = 8
 #: a date begins with its year: 12/05 and 05/12 look the same, "now" changes
 _DATE = re.compile(r"\d{4}([-/ T].*)?")
 
@@ -36,16 +34,6 @@ _DATE = re.compile(r"\d{4}([-/ T].*)?")
 def bind(tree: ast.expr, names: Names, schema: Schema, text: str) -> Node:
     """The event as nodes over the schema's columns; raises `SchemaError` as `Event` says."""
     return _Binder(names, schema, text).truth(tree)
-
-
-def closest(found: Any, among: Any) -> str:
-    """Up to eight candidates, those that look alike first."""
-    texts = [str(name) for name in among]
-    near = difflib.get_close_matches(str(found), texts, n=3, cutoff=0.6)
-    rest = [name for name in texts if name not in near]
-    shown = (near + rest)[:SHOWN]
-    more = f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
-    return f"[{', '.join(repr(name) for name in shown)}]{more}"
 
 
 @dataclass

@@ -92,6 +92,13 @@ class UserPair(Family):
         self, model: Program, guide: Program | None, reset: bool
     ) -> tuple[Program, Program | None]:
         """The functions; what is a module, or a method of one, as a copy of our own."""
+        for role, program in (("model", model), ("guide", guide)):
+            if not callable(program) and not (role == "guide" and program is None):
+                raise SchemaError(message(
+                    f"{role}={program!r}", f"a Pyro function of the rows, def {role}(batch)",
+                    "pass the function itself"
+                    + (", or leave guide out for a guide of the globals" * (role == "guide")),
+                ))  # fmt: skip
         copies: dict[int, nn.Module] = {}
 
         def own(owner: nn.Module) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self
@@ -14,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from probgen.density import Density
 from probgen.door import check_settings, check_weight, fit_frame, score_frame
-from probgen.errors import NotSupported, SchemaError, message
+from probgen.errors import NotSupported, SchemaError, message, warn
 from probgen.estimators import StudentT
 from probgen.outliers.conformal import TIE, adjusted, p_values
 from probgen.outliers.robust import blend, default_density
@@ -135,7 +136,13 @@ class OutlierDetector(OutlierMixin, BaseEstimator):
         if self.fdr is not None:
             scores = np.sort(self._reference())
             allowed = int(np.floor(self.fdr * (1 + len(scores)) + 1e-9)) - 1
-            if allowed < 0:  # too few rows held apart: no row can have so small a p-value
+            if allowed < 0:
+                warn(message(
+                    f"{len(scores)} rows held apart at fdr={self.fdr}: the smallest possible "
+                    f"p-value is {1 / (1 + len(scores)):.3g}, so no row can be flagged",
+                    f"{math.ceil(1 / self.fdr) - 1} rows held apart, at least",
+                    "fit more rows, or raise calibration or fdr",
+                ))  # fmt: skip
                 return -np.inf
             return float(scores[allowed]) if allowed < len(scores) else np.inf
         scores = self._scores(frame)

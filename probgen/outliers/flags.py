@@ -20,7 +20,7 @@ from sklearn.base import clone
 
 from probgen.calibration import Calibration
 from probgen.density import Density
-from probgen.errors import DataWarning, SchemaError, message
+from probgen.errors import DataWarning, SchemaError, message, warn
 from probgen.outliers.conformal import adjusted, at_least, flags_needed
 from probgen.outliers.judging import Findings, blame, joined, judge
 from probgen.outliers.scorer import Extra, Scorer, Unseen, patterns
@@ -285,11 +285,11 @@ def _warn_if_fitted(calibration: Calibration, own: Scorer) -> None:
         return
     share = calibration.share_fitted(own.batch)
     if share >= FITTED:
-        warnings.warn(message(
+        warn(message(
             f"a table of which about {share:.0%} of the rows were fitted",
             "new rows: p-values by rows held apart are not valid for fitted ones",
             "pass folds=5 to judge the fitted table, or leave its rows out",
-        ), DataWarning, stacklevel=4)  # fmt: skip
+        ))  # fmt: skip
 
 
 def _warn_if_idle(fdr: float | None, how: str, least: float, n: int) -> None:
@@ -309,7 +309,7 @@ def _warn_if_idle(fdr: float | None, how: str, least: float, n: int) -> None:
             "fit to such rows with calibration=, trust the model by method='model', or pass "
             "fdr=None and read p_value as a rank"
         )
-    warnings.warn(message(found, needed, do), DataWarning, stacklevel=4)
+    warn(message(found, needed, do))
 
 
 def _report(

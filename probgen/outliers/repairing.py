@@ -233,23 +233,34 @@ class Search:
         values = drawn[:, place].view(n, -1).sort(1).values
 
         def height(u: Tensor) -> Tensor:
-            filled, seen = empty.clone(), hidden.clone()
-            filled[:, place], seen[:, place] = u.round() if whole else u, True
-            return self._log_density(batch, filled, seen)
+            return self._heights(own, place, u.round() if whole else u)
 
-        logs = torch.stack([height(u) for u in values.T], 1)
+        logs = height(values)
         at = logs.argmax(1, keepdim=True)
         low = values.gather(1, (at - 1).clamp_min(0))[:, 0]
         high = values.gather(1, (at + 1).clamp_max(values.shape[1] - 1))[:, 0]
         top, best = logs.gather(1, at)[:, 0], values.gather(1, at)[:, 0]
         for _ in range(STEPS):
             left, right = high - GOLDEN * (high - low), low + GOLDEN * (high - low)
-            below, above = height(left), height(right)
+            below, above = height(torch.stack([left, right], 1)).unbind(1)
             for u, value in ((left, below), (right, above)):
                 best, top = torch.where(value > top, u, best), torch.maximum(value, top)
             rising = below < above
             low, high = torch.where(rising, left, low), torch.where(rising, high, right)
         return best.round() if whole else best
+
+    def _heights(self, batch: Batch, place: int, values: Tensor) -> Tensor:
+        """Log density (n, k) of the rows with each of k values (n, k) in a slot."""
+        n = len(values)
+        step = max(1, ROWS // n)  # few calls for few rows: a call has a cost of its own
+        found = []
+        for some in values.split(step, 1):
+            rows = torch.arange(n, device=values.device).repeat_interleave(some.shape[1])
+            part = batch.take(rows)
+            x, seen = queries.encoded(part).clone(), part.seen.clone()
+            x[:, place], seen[:, place] = some.reshape(-1), True
+            found.append(self._log_density(part, x, seen).view(n, -1))
+        return torch.cat(found, 1)
 
     def _log_density(self, batch: Batch, x: Tensor, seen: Tensor) -> Tensor:
         """Log density (n,) of the rows of a batch with other cells, nats, table units."""

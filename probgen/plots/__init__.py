@@ -28,6 +28,10 @@ class Plots:
     def __init__(self, model: Density) -> None:
         self._model = model
 
+    def __repr__(self) -> str:
+        names = [name for name in vars(Plots) if not name.startswith("_")]
+        return f"<plots of {type(self._model).__name__}: {', '.join(names)}>"
+
     def loss(self, **options: Any) -> Axes:
         """Loss of each epoch; see `loss`."""
         return loss(self._model, **options)

@@ -19,6 +19,7 @@ from probgen.plots.shared import (
     Array,
     clean,
     drawable,
+    drawn_beside,
     fit_ticks,
     grid_of_axes,
     handles,
@@ -64,7 +65,7 @@ def marginals(
     """
     frame = to_frame(table, model.schema_.names)
     names = drawable(model, frame, columns)
-    drawn = model.sample(samples, random_state=random_state)
+    drawn = drawn_beside(model, frame, samples, random_state)
     grid, unused = grid_of_axes(len(names), width=3.4, height=2.6)
     for ax, name in zip(grid, names, strict=True):
         column = model.schema_[name]
@@ -164,7 +165,7 @@ def pairs(
             f"{len(names)} column(s) to pair", "2 to 6", "pass columns=[...]",
         ))  # fmt: skip
     real = frame if len(frame) <= rows else frame.sample(rows, random_state=random_state)
-    drawn = model.sample(len(real), random_state=random_state)
+    drawn = drawn_beside(model, real, len(real), random_state)
     noise = np.random.default_rng(random_state)
     values = {
         name: (positions(real[name], model.schema_[name], noise),

@@ -9,7 +9,17 @@ import pandas as pd
 
 from probgen.density import Density
 from probgen.errors import SchemaError, message
-from probgen.plots.shared import DATA, GREY, MODEL, Array, cell, clean, own_axes, short
+from probgen.plots.shared import (
+    DATA,
+    GREY,
+    MODEL,
+    Array,
+    cell,
+    clean,
+    drawn_beside,
+    own_axes,
+    short,
+)
 from probgen.table import to_frame
 
 if TYPE_CHECKING:
@@ -72,7 +82,7 @@ def surprisal(
 def _with_holes_of(model: Density, table: Any, samples: int, random_state: int) -> pd.DataFrame:
     """Rows that the model draws, with the columns and the holes of random rows of the table."""
     frame = to_frame(table, model.schema_.names)
-    drawn = model.sample(samples, random_state=random_state)[list(frame.columns)]
+    drawn = drawn_beside(model, frame, samples, random_state)[list(frame.columns)]
     if not len(frame) or not frame.isna().to_numpy().any():
         return drawn
     rows = np.random.default_rng(random_state).integers(len(frame), size=samples)
@@ -156,10 +166,10 @@ def waterfall(model: Density, row: Any, ax: Axes | None = None) -> Axes:
     Returns
     -------
     Axes
-        From the mean surprisal of rows that the model draws (with the same cells hidden),
-        each bar adds what a column's share (`Density.explain`) exceeds its own mean by; the
-        last end is the surprisal of the row. Differences of shares have no units to worry
-        about, unlike the shares themselves.
+        From the mean surprisal of rows that the model draws (with the same cells hidden,
+        in the same context), each bar adds what a column's share (`Density.explain`) exceeds
+        its own mean by; the last end is the surprisal of the row. Differences of shares have
+        no units to worry about, unlike the shares themselves.
     """
     frame = to_frame(row, model.schema_.names)
     if len(frame) != 1:
@@ -174,7 +184,7 @@ def waterfall(model: Density, row: Any, ax: Axes | None = None) -> Axes:
             "a row without cells, or of density 0", "a row of positive density",
             "look at model.explain(row)",
         ))  # fmt: skip
-    usual = model.explain(model.sample(500, random_state=0)[seen]).mean()
+    usual = model.explain(drawn_beside(model, frame, 500, 0)[seen]).mean()
     change = (share[seen] - usual[seen]).sort_values(key=np.abs)
     start, end = float(usual[seen].sum()), float(share[seen].sum())
     steps = start + np.concatenate([[0.0], np.cumsum(change.to_numpy()[::-1])])[:-1][::-1]

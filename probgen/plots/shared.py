@@ -25,6 +25,16 @@ DATA, MODEL, GREY = "#0072B2", "#D55E00", "#6b6b6b"
 LEVELS = 12
 
 
+def drawn_beside(model: Density, frame: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
+    """`count` rows that the model draws; what it conditions on comes from rows of the frame."""
+    context = [c.name for c in model.schema_.columns if c.role == "context"]
+    if not context or not len(frame):
+        return model.sample(count, random_state=seed)
+    rows = np.random.default_rng(seed).integers(len(frame), size=count)
+    held = frame[[name for name in context if name in frame]].iloc[rows]
+    return model.sample(1, given=held, random_state=seed).reset_index(drop=True)
+
+
 def own_axes(ax: Axes | None) -> Axes:
     """The axes to draw on, in a new figure where none are given."""
     if ax is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 
 from probgen import queries
 from probgen.batch import Batch
-from probgen.errors import ApproximationError, ApproximationWarning, message
+from probgen.errors import ApproximationError, ApproximationWarning, message, warn
 from probgen.family import Family
 from probgen.queries import Predictive
 from probgen.schema import Schema
@@ -91,7 +90,7 @@ def doubt(khat: torch.Tensor, strict: bool, what: str) -> None:
     )
     if strict:
         raise ApproximationError(text)
-    warnings.warn(text, ApproximationWarning, stacklevel=4)
+    warn(text, ApproximationWarning)
 
 
 def outside(value: torch.Tensor, encoded: Encoded) -> np.ndarray:

@@ -11,7 +11,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from probgen.answers import Answer
-from probgen.door import Given, generator_of, given_rows
+from probgen.door import Given, generator_of, given_rows, refuse_without_context
 from probgen.errors import NotSupported, SchemaError, message
 from probgen.events import Event, both
 from probgen.events.values import from_frame
@@ -116,12 +116,13 @@ class Events(Asked):
         source = self._source(posterior)
         generator = generator_of(random_state)
         if isinstance(given, str):
-            self._need_no_context(both(asked, Event(given, self.schema_)))
-            return self._given_event(source, asked, Event(given, self.schema_), effort, generator)
+            condition = Event(given, self.schema_)
+            refuse_without_context(self.schema_)
+            return self._given_event(source, asked, condition, effort, generator)
         if given is None:
-            self._need_no_context(asked)
+            refuse_without_context(self.schema_)
             return self._answers(source, asked, source.none(), {}, effort, generator)[0]
-        frame = given_rows(given)
+        frame = given_rows(given, self.schema_)
         known = encode(frame, self.schema_, unseen=unseen, extra=extra)
         rows = self._rows(known)
         if known.illegal.any():
@@ -154,16 +155,6 @@ class Events(Asked):
         """
         self._batch(known, self._device)
         return Rows(known.x, known.seen, known.context if known.context.shape[1] else None)
-
-    def _need_no_context(self, event: Event) -> None:
-        """A model with context columns answers in the context of a row only."""
-        names = [c.name for c in self.schema_.columns if c.role == "context"]
-        if names:
-            raise SchemaError(message(
-                f"context column(s) {names} without values for the event {event.text!r}",
-                "their values: a model conditions on them and does not model them",
-                "pass them by given, as a dict or a data frame",
-            ))  # fmt: skip
 
     @staticmethod
     def _answers(
@@ -215,7 +206,7 @@ class Events(Asked):
     def _sample_event(self, n: int, given: str, generator: torch.Generator) -> pd.DataFrame:
         """n rows that satisfy the event: drawn exactly where that is possible."""
         event, source = Event(given, self.schema_), self._source()
-        self._need_no_context(event)
+        refuse_without_context(self.schema_)
 
         def fits(x: np.ndarray) -> np.ndarray:
             return satisfied(source, event, x)

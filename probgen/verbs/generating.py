@@ -11,7 +11,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from probgen.batch import Batch
-from probgen.door import Given, generator_of, given_rows
+from probgen.door import Given, generator_of, given_rows, refuse_without_context
 from probgen.errors import SchemaError, message
 from probgen.frames import keep_seen, with_dtypes
 from probgen.table import encode
@@ -74,13 +74,14 @@ class Generating(Asked):
             raise SchemaError(message(f"n={n!r}", "a whole number, 0 or more", "pass an int"))
         generator = generator_of(random_state)
         if given is None:
+            refuse_without_context(self.schema_)
             m = len(self.schema_.slots)
             batch = Batch.empty(int(n), m, torch.float64, self._device)
             return self._decode(self._draw(batch, generator), None)
         if isinstance(given, str):
             return self._sample_event(int(n), given, generator)
         single = isinstance(given, Mapping)
-        frame = given_rows(given)
+        frame = given_rows(given, self.schema_)
         known = encode(frame, self.schema_, unseen=unseen, extra=extra)
         if known.illegal.any():
             raise SchemaError(message(

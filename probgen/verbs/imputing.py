@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -16,7 +15,7 @@ from probgen import queries
 from probgen.batch import Batch
 from probgen.conditionals import Conditionals, Levels, from_draws, mixed
 from probgen.door import generator_of
-from probgen.errors import DataWarning, SchemaError, message
+from probgen.errors import SchemaError, message, warn
 from probgen.family import Draws, Family
 from probgen.frames import keep_seen
 from probgen.queries import Predictive
@@ -143,10 +142,10 @@ class Imputing(Asked):
         left_out = [c.name for c in self.schema_.columns if c.role == "empty"]
         empty = [name for name in left_out if name in frame and frame[name].isna().any()]
         if empty:
-            warnings.warn(message(
+            warn(message(
                 f"holes in column(s) {empty}, all missing at fit", "values to learn from",
                 "these holes stay; drop the columns",
-            ), DataWarning, stacklevel=3)  # fmt: skip
+            ))  # fmt: skip
 
     def _filled(self, x: np.ndarray, frame: pd.DataFrame) -> pd.DataFrame:
         """The caller's frame with its holes taken from encoded rows without holes."""

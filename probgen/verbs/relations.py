@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
 from typing import Any, Literal
 
 import pandas as pd
@@ -102,7 +101,7 @@ class Relations(Asked):
 
     def dependence(
         self,
-        columns: Iterable[Hashable] | None = None,
+        columns: Any = None,
         given: Any = None,
         measure: Literal["correlation", "nats"] = "correlation",
         samples: int = 2_000,
@@ -112,7 +111,7 @@ class Relations(Asked):
 
         Parameters
         ----------
-        columns : iterable of column names, optional
+        columns : list of column names, optional
             All modelled columns by default.
         given : dict, list of column names or event, optional
             As in `mutual_information`.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pandas as pd
 from sklearn.utils.validation import check_is_fitted
 
 from probgen.diagnostics.report import Report
+from probgen.errors import DataWarning
 from probgen.verbs.base import Asked
 
 __all__ = ["Trust"]
@@ -40,7 +42,9 @@ class Trust(Asked):
 
         def fit_floor(rows: pd.DataFrame) -> Any:
             schema = self.schema_.standard()
-            return Independent(schema=schema, random_state=0, draws=0).fit(rows)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DataWarning)  # said when the model was fitted
+                return Independent(schema=schema, random_state=0, draws=0).fit(rows)
 
         joint = not self.schema_.context_slots
         return check(self._density, table, train, fit_floor if joint else None)
