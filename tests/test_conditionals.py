@@ -128,6 +128,8 @@ def test_poor_weights_are_said_and_strict_is_an_error(exact, generic, holed):
         poor.log_prob(holed, strict=True)
     with pytest.raises(pg.ApproximationError, match="conditional draws"):
         poor.sample(1, given=holed, strict=True)
+    with pytest.raises(pg.ApproximationError, match="imputed"):
+        poor.impute(holed, draws=1, strict=True)
 
 
 def test_without_a_companion_holes_are_refused(exact):
@@ -154,6 +156,8 @@ def test_conditional_rows_of_a_family_that_scores_whole_rows(exact, generic):
     given = {"species": "Adelie", "body_mass_g": 3700}
     found = generic.sample(500, given=given, random_state=0)
     assert len(found) == 500 and (found[list(given)] == pd.Series(given)).all(axis=None)
+    assert found.attrs["method"] == "resampling" and found.attrs["ess"] > 1
+    assert exact.sample(5, given=given).attrs == {}
     wanted = exact.sample(500, given=given, random_state=1)
     assert list(found.dtypes) == list(wanted.dtypes)
     for name in ("bill_length_mm", "bill_depth_mm"):

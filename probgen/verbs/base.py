@@ -52,11 +52,19 @@ class Asked:
 
     def _draw(self, batch: Batch, generator: torch.Generator, strict: bool = False) -> np.ndarray:
         """Rows with their holes drawn; says so where the way to do it cannot be trusted."""
+        return self._drawn(batch, generator, strict).x.cpu().numpy()
+
+    def _drawn(
+        self, batch: Batch, generator: torch.Generator, strict: bool = False
+    ) -> queries.Drawn:
+        """The same, with what is known of each row."""
         drawn = queries.draw(self._predictive(), batch, generator)
         doubt(drawn.khat, strict, "conditional draws")
-        return drawn.x.cpu().numpy()
+        return drawn
 
-    def _sample_event(self, n: int, given: str, generator: torch.Generator) -> pd.DataFrame:
+    def _sample_event(
+        self, n: int, given: str, generator: torch.Generator, strict: bool
+    ) -> pd.DataFrame:
         raise TypeError(f"{type(self).__name__} must define _sample_event")
 
     def _log_prob_event(

@@ -134,14 +134,14 @@ class Events(Asked):
         found = self._answers(source, asked, rows, values, effort, generator)
         return found[0] if isinstance(given, Mapping) else _as_frame(found, frame.index)
 
-    def _source(self, posterior: bool = True) -> Source:
+    def _source(self, posterior: bool = True, strict: bool = False) -> Source:
         def draw(batch: Any, generator: torch.Generator) -> np.ndarray:
             if not posterior:
                 raise NotSupported(message(
                     "posterior=False where rows must be drawn", "the predictive",
                     "leave posterior=True, or ask an event that is integrated",
                 ))  # fmt: skip
-            return self._draw(batch, generator)
+            return self._draw(batch, generator, strict)
 
         return Source(self.schema_, self._predictive(posterior), self._device, draw)
 
@@ -203,9 +203,11 @@ class Events(Asked):
 
     # --- conditioning on an event -----------------------------------------------------------
 
-    def _sample_event(self, n: int, given: str, generator: torch.Generator) -> pd.DataFrame:
+    def _sample_event(
+        self, n: int, given: str, generator: torch.Generator, strict: bool
+    ) -> pd.DataFrame:
         """n rows that satisfy the event: drawn exactly where that is possible."""
-        event, source = Event(given, self.schema_), self._source()
+        event, source = Event(given, self.schema_), self._source(strict=strict)
         refuse_without_context(self.schema_)
 
         def fits(x: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Literal
 
@@ -55,7 +56,9 @@ class Generating(Asked):
         Returns
         -------
         data frame
-            n rows on a RangeIndex, or m * n rows indexed (given index, draw).
+            n rows on a RangeIndex, or m * n rows indexed (given index, draw). Where rows were
+            drawn by resampling, its ``attrs`` hold the `method`, the smallest effective sample
+            size (`ess`) and the largest Pareto `khat` of the weights.
 
         Raises
         ------
@@ -79,7 +82,7 @@ class Generating(Asked):
             batch = Batch.empty(int(n), m, torch.float64, self._device)
             return self._decode(self._draw(batch, generator), None)
         if isinstance(given, str):
-            return self._sample_event(int(n), given, generator)
+            return self._sample_event(int(n), given, generator, strict)
         single = isinstance(given, Mapping)
         frame = given_rows(given, self.schema_)
         known = encode(frame, self.schema_, unseen=unseen, extra=extra)
@@ -101,11 +104,17 @@ class Generating(Asked):
             name = self.schema_.columns[slot.column].name
             if slot.reserved and name in frame.columns:  # foreign levels are drawn, not kept
                 drawn[name] = frame[name].where(known.seen[:, place])
-        table = self._decode(self._draw(batch.take(rows), generator, strict), index)
+        found = self._drawn(batch.take(rows), generator, strict)
+        table = self._decode(found.x.cpu().numpy(), index)
         known_cells = drawn.iloc[np.repeat(np.arange(len(frame)), int(n))]
-        found = with_dtypes(keep_seen(table, known_cells), table)
+        result = with_dtypes(keep_seen(table, known_cells), table)
         for place, column in enumerate(self.schema_.columns):  # conditioned on, never drawn
             if column.role == "context" and column.name in known_cells:
-                value = known_cells[column.name].set_axis(found.index)
-                found.insert(min(place, found.shape[1]), column.name, value)
-        return found
+                value = known_cells[column.name].set_axis(result.index)
+                result.insert(min(place, result.shape[1]), column.name, value)
+        if found.method != "exact" and len(result):
+            worst = float(found.khat.nan_to_num(-math.inf).max())
+            result.attrs |= {
+                "method": found.method, "ess": float(found.ess.min()), "khat": worst
+            }  # fmt: skip
+        return result

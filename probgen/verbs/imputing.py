@@ -44,6 +44,7 @@ class Imputing(Asked):
         random_state: int | None = None,
         centre: Centre = "auto",
         delta: Delta = None,
+        strict: bool = False,
         unseen: Unseen = "error",
         extra: Extra = "error",
     ) -> pd.DataFrame | list[pd.DataFrame]:
@@ -81,6 +82,9 @@ class Imputing(Asked):
             and ordered levels a dict of shifts of log odds by level. Values are kept inside the
             support, and atoms stay. With `draws` the other holes of a row are drawn anew given
             its moved cells.
+        strict : bool
+            Raise where a family without exact conditionals cannot draw the holes well enough,
+            instead of warning.
         unseen, extra
             As in `log_prob`; foreign columns and levels come back as they are.
 
@@ -126,9 +130,9 @@ class Imputing(Asked):
         batch = self._batch(encoded, self._device)
         with torch.no_grad():
             if draws is None:
-                return self._filled(self._centred(batch, how, shifts, random_state), frame)
+                return self._filled(self._centred(batch, how, shifts, random_state, strict), frame)
             generator = generator_of(random_state)
-            sources = self._sources(int(draws), generator)
+            sources = self._sources(int(draws), generator, strict)
             # a stream for each table: with another delta the same cells are drawn, then moved
             seeds = torch.randint(2**62, (int(draws),), generator=generator).tolist()
             return [
@@ -161,14 +165,19 @@ class Imputing(Asked):
     # --- one value a hole -------------------------------------------------------------
 
     def _centred(
-        self, batch: Batch, how: dict[Any, str], shifts: Shifts, random_state: int | None
+        self,
+        batch: Batch,
+        how: dict[Any, str],
+        shifts: Shifts,
+        random_state: int | None,
+        strict: bool,
     ) -> np.ndarray:
         x = queries.encoded(batch).double().cpu().numpy().copy()
         generator = generator_of(0 if random_state is None else random_state)
         holes = (~batch.seen).any(1).nonzero()[:, 0]
         for rows in holes.split(ROWS):
             part, at = batch.take(rows), rows.cpu().numpy()
-            cells = self._conditionals(part, generator)
+            cells = self._conditionals(part, generator, strict)
             for slot, odds in shifts.tilts.items():
                 if slot in cells:
                     where, own = cells[slot]
@@ -182,14 +191,16 @@ class Imputing(Asked):
             shifts.move(x, batch.seen.cpu().numpy(), self._decode(self._nameable(x), None))
         return x
 
-    def _conditionals(self, batch: Batch, generator: torch.Generator) -> Conditionals:
+    def _conditionals(
+        self, batch: Batch, generator: torch.Generator, strict: bool
+    ) -> Conditionals:
         """Each unseen cell; restarts weigh by the density of the seen cells of a row."""
         each = [member.conditionals(batch) for member in self.members_]
         found = [cells for cells in each if cells is not None]
         if len(found) < len(each):
             many = torch.arange(len(batch), device=batch.seen.device).repeat(DRAWS)
             drawn = queries.draw(self._predictive(), batch.take(many), generator)
-            doubt(drawn.khat.view(DRAWS, -1).amax(0), False, "imputed values")
+            doubt(drawn.khat.view(DRAWS, -1).amax(0), strict, "imputed values")
             x = drawn.x.view(DRAWS, *batch.seen.shape)
             return from_draws(x, self.schema_.slots, batch.seen)
         if len(found) == 1:
@@ -200,13 +211,13 @@ class Imputing(Asked):
 
     # --- draws ------------------------------------------------------------------------
 
-    def _sources(self, count: int, generator: torch.Generator) -> list[Complete]:
+    def _sources(self, count: int, generator: torch.Generator, strict: bool) -> list[Complete]:
         """For each of `count` tables, what draws the unseen cells of a batch."""
         order = torch.randperm(len(self.members_), generator=generator).tolist()
         members = [order[t % len(order)] for t in range(count)]
         globals_ = {r: self._globals(r, members.count(r), generator) for r in set(members)}
         whole = self._predictive()
-        return [_source(whole.of(r), globals_[r].pop()) for r in members]
+        return [_source(whole.of(r), globals_[r].pop(), strict) for r in members]
 
     def _globals(self, member: int, count: int, generator: torch.Generator) -> list[Draws]:
         """`count` posterior draws of one member's globals, each (1, ...), in random order."""
@@ -258,7 +269,7 @@ class Imputing(Asked):
         return x
 
 
-def _source(predictive: Predictive, draw: Draws) -> Complete:
+def _source(predictive: Predictive, draw: Draws, strict: bool) -> Complete:
     """What draws the unseen cells of rows from one member, its globals at one draw."""
     [member] = predictive.members
 
@@ -270,7 +281,7 @@ def _source(predictive: Predictive, draw: Draws) -> Complete:
         whole = not draw or type(member).complete is not Family.complete
         one = replace(predictive, draws=[{} if whole else draw], integrated=whole)
         drawn = queries.draw(one, batch, generator)
-        doubt(drawn.khat, False, "imputed draws")
+        doubt(drawn.khat, strict, "imputed draws")
         return drawn.x
 
     return complete
