@@ -189,8 +189,12 @@ def test_columns_used_where_they_have_holes_are_explained(table):
     with pytest.raises(pg.SchemaError, match="use the value that pyro.sample returns"):
         fit(holes, direct)
     model = fit(table, direct, max_epochs=1)  # no holes, no harm
-    with pytest.raises(pg.SchemaError, match="use the value that pyro.sample returns"):
-        model.log_prob(holes)
+    assert model.members_[0].holes == "refuse"
+    assert np.isfinite(model.log_prob(table)).all()
+    hidden = holes[holes.x.isna()].head(3)
+    found = model.log_prob(hidden, details=True)  # a companion proposes what is hidden
+    truth = dist.Normal(0.0, 2**0.5).log_prob(torch.tensor(hidden.y.to_numpy()))
+    assert (abs(found["log_prob"] - truth.numpy()) < 4 * found["se"]).all()
 
     def indexed(batch):
         loc = torch.tensor([-1.0, 1.0])
