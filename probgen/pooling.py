@@ -214,6 +214,8 @@ def _variance(fit: Any) -> Any:
 
 
 def _named(estimate: Any, variance: Any) -> tuple[pd.Index, Floats, Floats]:
+    if isinstance(variance, pd.DataFrame) and set(variance.columns) == set(variance.index):
+        variance = variance[variance.index]  # its diagonal, whatever the order of its columns
     try:
         q = np.atleast_1d(np.asarray(estimate, dtype=np.float64))
         u = np.asarray(variance, dtype=np.float64)

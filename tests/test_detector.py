@@ -213,3 +213,11 @@ def test_a_detector_without_its_rows_is_damaged(tmp_path):
     edit(tmp_path / "d", lambda m: m.pop("calibration"))
     with pytest.raises(pg.ModelFileError, match="detector"):
         pg.load(tmp_path / "d")
+
+
+def test_a_fitted_detector_keeps_its_score():
+    table, _ = spoilt()
+    detector = pg.OutlierDetector(random_state=0).fit(table)
+    before = detector.score_samples(table)
+    detector.set_params(density=pg.GaussianMixture(1, **FAST))
+    np.testing.assert_array_equal(detector.score_samples(table), before)

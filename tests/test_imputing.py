@@ -330,3 +330,11 @@ def test_centres_that_make_no_sense(model, table, centre):
 def test_a_delta_of_a_column_left_out_is_an_error(model, table):
     with pytest.raises(pg.SchemaError, match="'income'"):
         model.impute(hide(table[["a", "b"]], ["a"]), delta={"income": 1})
+
+
+def test_a_delta_that_would_do_nothing_is_an_error():
+    table = pd.DataFrame({"a": [1.5, 2.5, np.nan, 4.25, 3.0], "same": [7.0] * 5})
+    with pytest.warns(pg.DataWarning):
+        model = pg.GaussianMixture(1, random_state=0, draws=2).fit(table)
+    with pytest.raises(pg.SchemaError, match="'same'"):
+        model.impute(table, delta={"same": 1.0})

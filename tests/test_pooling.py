@@ -120,3 +120,14 @@ def test_pooled_intervals_of_proper_imputations_cover():
     ends = pg.pool(results, dof=n - 1).conf_int()
     held = ((ends["lower"] < 0) & (ends["upper"] > 0)).mean()
     assert abs(held - 0.95) < 4 * math.sqrt(0.95 * 0.05 / reps) + 0.005
+
+
+def test_a_matrix_is_read_by_name():
+    names = ["slope", "level"]
+    estimate = pd.Series([1.0, 2.0], names)
+    cov = pd.DataFrame([[0.04, 0.01], [0.01, 0.09]], names, names)
+    turned = cov.loc[names[::-1]]
+    one = pg.pool([(estimate, cov)] * 3)
+    two = pg.pool([(estimate, turned), (estimate, turned[names[::-1]]), (estimate, cov)])
+    pd.testing.assert_series_equal(one.bse, two.bse)
+    np.testing.assert_allclose(one.bse, [0.2, 0.3])

@@ -56,6 +56,9 @@ class OutlierDetector(OutlierMixin, BaseEstimator):
     ----------
     density_ : Density
         Fitted.
+    blended_ : bool
+        Whether rows are ranked by themselves and by their pairs of cells: where `fit` was given
+        no density.
     offset_ : float
         ``decision_function = score_samples - offset_``. With `fdr` it is the score below which
         the p-value of a row alone is `fdr` at most.
@@ -122,7 +125,7 @@ class OutlierDetector(OutlierMixin, BaseEstimator):
                 f"{type(model).__name__}, which has no density", "a family with a density",
                 "pass GaussianMixture(), say",
             ))  # fmt: skip
-        self.density_ = model
+        self.density_, self.blended_ = model, self.density is None
         self.offset_ = self._threshold(frame, weight)
         return self
 
@@ -232,7 +235,7 @@ class OutlierDetector(OutlierMixin, BaseEstimator):
 
     def _surprisal(self, scorer: Scorer) -> Floats:
         """How strange each row is (n,), nats: by rows and pairs where no density was given."""
-        if self.density is None:
+        if self.blended_:
             return blend(self.density_, scorer.batch)
         return scorer.surprisal()
 
@@ -277,7 +280,7 @@ class OutlierDetector(OutlierMixin, BaseEstimator):
     def saved(self) -> dict[str, Any]:
         """What a file holds of the detector beside its density."""
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "density"}
-        return {"parameters": own, "default": self.density is None, "offset": self.offset_}
+        return {"parameters": own, "default": self.blended_, "offset": self.offset_}
 
     @classmethod
     def restored(cls, saved: dict[str, Any], density: Density) -> Self:
@@ -287,6 +290,7 @@ class OutlierDetector(OutlierMixin, BaseEstimator):
         if made.fdr is not None and density.calibration_ is None:
             raise ValueError("fdr without rows held apart")
         made.density_, made.offset_ = density, float(saved["offset"])
+        made.blended_ = bool(saved["default"])
         made.n_features_in_ = density.n_features_in_
         if hasattr(density, "feature_names_in_"):
             made.feature_names_in_ = density.feature_names_in_

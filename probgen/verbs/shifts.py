@@ -104,10 +104,14 @@ def shifts_of(delta: Delta, schema: Schema, names: list[Hashable]) -> Shifts:
             f"delta for unknown column(s) {foreign}",
             f"columns of the table that were fitted, among {names}", "check the names",
         ))  # fmt: skip
+    idle = [name for name in delta if schema[name].role != "modelled"]
+    if idle:
+        raise SchemaError(message(
+            f"delta for column(s) {idle} in which nothing is imputed",
+            "columns that vary and are modelled", "leave them out",
+        ))  # fmt: skip
     for name, value in delta.items():
         column = schema[name]
-        if column.role != "modelled":
-            continue  # nothing of it is imputed by the model
         if column.labelled:
             shifts.tilts[schema.slots_of([name])[0]] = _odds(column, value)
         elif callable(value):
