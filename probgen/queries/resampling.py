@@ -45,6 +45,10 @@ __all__ = ["Drawn", "resample"]
 CANDIDATES, FRESH = 64, 16
 #: Metropolis steps
 STEPS = 4
+#: rows drawn together at most: they share one choice among the draws of the globals
+TOGETHER = 4096
+#: numbers that all candidates of the rows that are drawn together hold
+HELD = 2**22
 
 
 @dataclass
@@ -115,10 +119,12 @@ def resample(predictive: Predictive, batch: Batch, generator: torch.Generator) -
     Statistics 3. Andrieu, Doucet and Holenstein (2010), Particle Markov chain Monte Carlo
     methods, JRSS B 72: the step that picks anew among the present row and fresh candidates.
     """
-    source = _source(predictive, batch, generator)
+    source, share = _source(predictive, batch, generator)
+    # what one call works on, and what all candidates take, are both bounded
+    most = min(TOGETHER, TILED // share, HELD // (CANDIDATES * max(1, batch.seen.shape[1])))
     parts = [
         _resampled(source, batch.take(rows), generator)
-        for rows in chunks(len(batch), max(1, TILED // CANDIDATES))
+        for rows in chunks(len(batch), max(1, most))
     ]
     return Drawn(
         torch.cat([part.x for part in parts]),
@@ -173,14 +179,18 @@ def _picked(x: Tensor, log_weight: Tensor, generator: torch.Generator) -> _Candi
 # --- where candidates come from ------------------------------------------------------------
 
 
-def _source(predictive: Predictive, batch: Batch, generator: torch.Generator) -> _Source:
+def _source(
+    predictive: Predictive, batch: Batch, generator: torch.Generator
+) -> tuple[_Source, int]:
+    """Where candidates come from, and how many of a row are worked on at once at most."""
     ways = []
     for member, draws in zip(predictive.members, predictive.draws, strict=True):
         way = _own_way(member, draws, batch)
         if way is None:
-            return _from_companion(predictive, generator)
+            return _from_companion(predictive, generator), CANDIDATES
         ways += [_AtDraw(way, one_draw(draws, s)) for s in range(count_draws(draws))]
-    return lambda rows, times: _over_draws(ways, rows, times, generator)
+    share = -(-CANDIDATES // min(len(ways), CANDIDATES))
+    return lambda rows, times: _over_draws(ways, rows, times, generator), share
 
 
 def _from_companion(predictive: Predictive, generator: torch.Generator) -> _Source:
