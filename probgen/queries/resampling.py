@@ -32,9 +32,9 @@ from probgen.queries.contraction import (
     traced,
 )
 from probgen.queries.density import TILED, chunks, companion_of, log_prob
-from probgen.queries.draws import Predictive, count_draws, encoded, one_draw, tile
+from probgen.queries.draws import Predictive, count_draws, encoded, one_draw
 from probgen.queries.generation import generated
-from probgen.queries.noise import keyed_sample
+from probgen.queries.noise import keyed_sample, particle_keys
 from probgen.queries.pareto import pareto_k
 from probgen.session import guarded
 
@@ -45,8 +45,6 @@ __all__ = ["Drawn", "resample"]
 CANDIDATES, FRESH = 64, 16
 #: Metropolis steps
 STEPS = 4
-#: rows drawn together at most: they share one choice among the draws of the globals
-TOGETHER = 4096
 #: numbers that all candidates of the rows that are drawn together hold
 HELD = 2**22
 
@@ -121,7 +119,7 @@ def resample(predictive: Predictive, batch: Batch, generator: torch.Generator) -
     """
     source, share = _source(predictive, batch, generator)
     # what one call works on, and what all candidates take, are both bounded
-    most = min(TOGETHER, TILED // share, HELD // (CANDIDATES * max(1, batch.seen.shape[1])))
+    most = min(TILED // share, HELD // (CANDIDATES * max(1, batch.seen.shape[1])))
     parts = [
         _resampled(source, batch.take(rows), generator)
         for rows in chunks(len(batch), max(1, most))
@@ -218,8 +216,8 @@ def _own_way(member: Family, draws: Draws, batch: Batch) -> _Way | None:
     """How the family itself proposes: by `propose`, or through its row latents."""
     values = one_draw(draws, 0)
     with torch.no_grad(), guarded(0):
-        tiled, keys = tile(_rekeyed(batch.take(slice(0, 1)), torch.Generator()), 1)
-        if member.propose(tiled, values, keys) is not None:
+        one = replace(batch.take(slice(0, 1)), key=None)
+        if member.propose(one, values, _fresh_keys(one, torch.Generator())) is not None:
             return lambda rows, at, noise: _require(member.propose(rows, at, noise))
         if member.holes == "refuse":
             return None
@@ -234,31 +232,34 @@ def _require(found: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
     return found
 
 
-def _rekeyed(batch: Batch, generator: torch.Generator) -> Batch:
-    """The rows with keys of their own: equal rows are drawn independently."""
-    key = torch.randint(2**62, (len(batch),), generator=generator)
-    return replace(batch, key=key.to(batch.seen.device))
+def _fresh_keys(batch: Batch, generator: torch.Generator) -> Tensor:
+    """Keys (n,) that have nothing to do with the rows: equal rows are drawn independently."""
+    return torch.randint(2**62, (len(batch),), generator=generator).to(batch.seen.device)
 
 
 def _over_draws(
     ways: list[_AtDraw], batch: Batch, times: int, generator: torch.Generator
 ) -> _Candidates:
-    """Candidates spread evenly over members and draws: the weights pick among these."""
-    batch = _rekeyed(batch, generator)
-    used = torch.randperm(len(ways), generator=generator)[:times].tolist()
-    shares = [times // len(used) + (i < times % len(used)) for i in range(len(used))]
-    x, log_weight, first = [], [], 0
+    """Candidates spread evenly over members and draws: the weights pick among these.
+
+    Each row takes a choice of draws of its own, so that rows share no luck.
+    """
+    keys = particle_keys(_fresh_keys(batch, generator), times).unflatten(0, (times, -1))
+    n, m, device = *batch.seen.shape, batch.seen.device
+    rounds, rest = divmod(times, len(ways))
+    some = torch.rand(n, len(ways), generator=generator).argsort(1)[:, :rest]
+    all_ = torch.arange(len(ways)).expand(n, -1).repeat(1, rounds)
+    choice = torch.cat([all_, some], 1).to(device)  # (n, K)
+    x = torch.zeros(times, n, m, dtype=encoded(batch).dtype, device=device)
+    log_weight = torch.zeros(times, n, dtype=torch.float64, device=device)
     with torch.no_grad(), guarded(int(torch.randint(2**62, (), generator=generator))):
-        for s, share in zip(used, shares, strict=True):
-            tiled, keys = tile(batch, share, first)
-            found, weight = ways[s].way(tiled, ways[s].values, keys)
-            x.append(torch.where(tiled.seen, encoded(tiled), found.to(encoded(tiled).dtype)))
-            log_weight.append(weight.double())
-            first += share
-    n = len(batch)
-    return _Candidates(
-        torch.cat(x).unflatten(0, (-1, n)), torch.cat(log_weight).unflatten(0, (-1, n))
-    )
+        for s in choice.unique().tolist():
+            row, place = (choice == s).nonzero(as_tuple=True)
+            part = replace(batch.take(row), key=None)
+            found, weight = ways[s].way(part, ways[s].values, keys[place, row])
+            x[place, row] = torch.where(part.seen, encoded(part), found.to(x.dtype))
+            log_weight[place, row] = weight.double()
+    return _Candidates(x, log_weight)
 
 
 def _through_latents(
