@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 
 from probgen.density import Density
 from probgen.outliers.conformal import at_least
 from probgen.outliers.scorer import Scorer, patterns
+from probgen.verbs.base import doubt
 
 __all__ = ["Findings", "blame", "joined", "judge"]
 
@@ -43,11 +45,12 @@ def judge(scorer: Scorer, frame: pd.DataFrame, samples: int, random_state: int) 
     """Rows beside fresh rows that the model draws, pattern by pattern of their holes."""
     model, n = scorer.model, len(scorer)
     fresh = _Fresh.of(model, frame, samples, random_state)
-    surprisal, tail, far = np.zeros(n), np.ones(n), np.zeros(n)
+    surprisal, tail, far, khat = np.zeros(n), np.ones(n), np.zeros(n), np.full(n, math.nan)
     excess = np.full((n, len(scorer.names)), -math.inf)
     for seen, rows in patterns(scorer.seen()):
         own, usual = scorer.take(rows), fresh.showing(seen, rows)
-        surprisal[rows], reference = own.surprisal(), fresh.by_row(usual.surprisal())
+        surprisal[rows], khat[rows] = own.scored()
+        reference = fresh.by_row(usual.surprisal())
         tail[rows] = (1 + _as_large(surprisal[rows], reference)) / (1 + fresh.count)
         spread = reference.std(1) if seen.any() else np.zeros(1)
         far[rows] = (surprisal[rows] - reference.mean(1)) / np.maximum(spread, 1e-12)
@@ -56,6 +59,7 @@ def judge(scorer: Scorer, frame: pd.DataFrame, samples: int, random_state: int) 
             few = usual if fresh.own else usual.take(slice(0, USUAL))
             mean = fresh.by_row(few.given_others(places)).mean(-1)
             excess[np.ix_(rows, places)] = (own.given_others(places) - mean).T
+    doubt(torch.from_numpy(khat), False, "surprisals")
     for bad in scorer.impossible.values():
         surprisal[bad], tail[bad], far[bad] = math.inf, 1 / (1 + fresh.count), math.inf
     least = 1 / (1 + fresh.count)

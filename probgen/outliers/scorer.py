@@ -148,11 +148,15 @@ class Scorer:
 
     def surprisal(self) -> Floats:
         """-log p of the seen cells of each row (n,), nats, table units."""
+        return self.scored()[0]
+
+    def scored(self) -> tuple[Floats, Floats]:
+        """Surprisal (n,), and the Pareto k-hat (n,) where it is an estimate, else NaN."""
         with torch.no_grad():
-            value = queries.log_prob(self.predictive, self.batch).value.double()
+            found = queries.log_prob(self.predictive, self.batch)
             x = queries.encoded(self.batch)
-            value = value + self.model.schema_.log_det(x, self.batch.seen)
-        return -value.cpu().numpy()
+            value = found.value.double() + self.model.schema_.log_det(x, self.batch.seen)
+        return -value.cpu().numpy(), found.khat.double().cpu().numpy()
 
     def surprisals(self, columns: Bools) -> tuple[Floats, Floats]:
         """-log p of the seen cells among each set of columns, and its standard error.
