@@ -1,5 +1,6 @@
 """Probabilistic programming for tables: a data frame in, its joint density out."""
 
+from probgen.answers import Answer
 from probgen.columns import Column
 from probgen.density import Density
 from probgen.errors import (
@@ -13,7 +14,7 @@ from probgen.errors import (
     SchemaError,
 )
 from probgen.estimators import GaussianMixture, Independent, Pair, StudentT
-from probgen.outliers.detector import OutlierDetector
+from probgen.outliers import OutlierDetector
 from probgen.pooling import Pooled, pool
 from probgen.saving import load
 from probgen.schema import Schema
@@ -21,6 +22,7 @@ from probgen.schema import Schema
 __version__ = "0.1.0"
 
 __all__ = [
+    "Answer",
     "ApproximationError",
     "ApproximationWarning",
     "Column",
