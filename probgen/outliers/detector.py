@@ -26,6 +26,8 @@ __all__ = ["OutlierDetector"]
 Floats = NDArray[np.float64]
 #: rows of the model with which holes are levelled out, and "auto" is set; and their seed
 DRAWN, SEED = 2000, 0
+#: fewer where columns are many, as far as this: pairs of cells that they may hold together
+FEWEST, PAIRS = 200, 200_000_000
 #: share of the fitted rows, or of rows of the model itself, that "auto" calls outliers
 AUTO = 0.01
 
@@ -152,8 +154,7 @@ class OutlierDetector(OutlierMixin, BaseEstimator):
         weight = np.ones(len(scores)) if weight is None else weight
         if self.contamination != "auto":
             return _below(scores, weight, float(self.contamination))
-        drawn = self.density_.sample(DRAWN, random_state=SEED)
-        own = float(np.quantile(-self._surprisal(self._scorer(drawn)), AUTO))
+        own = float(np.quantile(-self._surprisal(self._drawn()), AUTO))
         return max(own, _below(scores, weight, AUTO))
 
     def _check(self) -> None:
@@ -230,6 +231,12 @@ class OutlierDetector(OutlierMixin, BaseEstimator):
             ))  # fmt: skip
         return self.fit(X, **options).predict(X)
 
+    def _drawn(self) -> Scorer:
+        """Rows of the model itself."""
+        width = max(1, len(self.density_.schema_.slots))
+        count = int(np.clip(PAIRS // width**2, FEWEST, DRAWN))
+        return self._scorer(self.density_.sample(count, random_state=SEED))
+
     def _scorer(self, frame: pd.DataFrame) -> Scorer:
         return Scorer.of(self.density_, frame, unseen="rare")
 
@@ -255,7 +262,7 @@ class OutlierDetector(OutlierMixin, BaseEstimator):
         score[scorer.impossible_rows()] = -np.inf
         if held.all():
             return score
-        drawn = self._scorer(self.density_.sample(DRAWN, random_state=SEED))
+        drawn = self._drawn()
         whole = self._surprisal(drawn).mean()
         for seen, rows in patterns(held):
             if not seen.all():
