@@ -53,14 +53,13 @@ ROWS = [
     {"companions", "probability"},
     # the faces
     {"diagnostics"},
-    {"evaluation"},
     {"door"},
     {"calibration"},
     {"verbs"},
     {"density"},
     {"selection"},
     {"estimators"},
-    {"dependence", "outliers", "pooling"},
+    {"dependence", "evaluation", "outliers", "pooling"},
     {"selftest"},
     {"saving"},
     {"plots"},
@@ -75,6 +74,7 @@ RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
 HANDED_OVER = {
     ("verbs", "dependence"),
     ("verbs", "estimators"),
+    ("verbs", "evaluation"),
     ("verbs", "outliers"),
     ("verbs", "plots"),
     ("density", "companions"),
@@ -97,6 +97,7 @@ LAST = {"testing", "demo"}
 KNOWN_BY = {
     "pyro": between("batch", "families") | {"testing"},
     "pandas": between("datasets", "kinds") | FACES | LAST,
+    "zuko": {"nn", "families", "pairs", "testing"},
     "narwhals": FRAMES,
     "polars": FRAMES,
     "pyarrow": FRAMES,

@@ -1,0 +1,1 @@
+"""Comparing densities, and stacking them."""
