@@ -21,6 +21,8 @@ Array = NDArray[Any]
 
 #: Okabe and Ito (2008): told apart by readers with any colour vision
 DATA, MODEL, GREY = "#0072B2", "#D55E00", "#6b6b6b"
+#: of the same palette, for components and levels
+OTHERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 #: levels shown by name
 LEVELS = 12
 
@@ -35,13 +37,13 @@ def drawn_beside(model: Density, frame: pd.DataFrame, count: int, seed: int) -> 
     return model.sample(1, given=held, random_state=seed).reset_index(drop=True)
 
 
-def own_axes(ax: Axes | None) -> Axes:
-    """The axes to draw on, in a new figure where none are given."""
+def own_axes(ax: Axes | None, size: tuple[float, float] = (6.4, 4.0)) -> Axes:
+    """The axes to draw on, in a new figure of that size (inches) where none are given."""
     if ax is not None:
         return ax
     import matplotlib.pyplot as plt
 
-    return plt.subplots(figsize=(6.4, 4.0), layout="constrained")[1]
+    return plt.subplots(figsize=size, layout="constrained")[1]
 
 
 def grid_of_axes(
@@ -72,13 +74,19 @@ def handles(data: str, model: str) -> list[Any]:
     ]
 
 
-def legend_below(axes: NDArray[np.object_], unused: list[Axes]) -> None:
+def legend_below(
+    axes: NDArray[np.object_], unused: list[Axes], entries: list[tuple[Any, str]]
+) -> None:
     """A legend where there is room: in an unused panel, or below all."""
-    entries = handles("data", "model (sampled)")
+    marks, labels = [mark for mark, _ in entries], [label for _, label in entries]
     if unused:
-        unused[0].legend(handles=entries, loc="center", frameon=False)
+        labels = ["\n".join(textwrap.wrap(label, 28)) for label in labels]
+        unused[0].legend(marks, labels, loc="center", frameon=False)
     else:
-        axes[0].figure.legend(handles=entries, loc="outside lower center", ncols=2, frameon=False)
+        across = min(len(axes), len(labels))
+        axes[0].figure.legend(
+            marks, labels, loc="outside lower center", ncols=across, frameon=False
+        )
 
 
 def drawable(
@@ -115,18 +123,33 @@ def numbers(series: pd.Series) -> Array:
 
 def fit_ticks(axis: Any, column: Column) -> None:
     """Ticks that suit the values of a column: levels by name, dates, whole numbers."""
-    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     levels = list(column.levels or ())
     if column.labelled and len(levels) <= LEVELS:
         axis.set_ticks(range(len(levels)), [short(level, 10) for level in levels])
-    elif column.kind == "date":  # matplotlib counts days since 1970 too
-        locator = AutoDateLocator(minticks=2, maxticks=5)
-        axis.set_major_locator(locator)
-        axis.set_major_formatter(ConciseDateFormatter(locator))
-    elif column.kind == "count":
-        axis.set_major_locator(MaxNLocator(5, integer=True))
+    elif column.kind == "date":
+        date_ticks(axis)
+    else:
+        axis.set_major_locator(MaxNLocator(5, integer=column.kind == "count"))
+        axis.set_major_formatter(FuncFormatter(brief))
+
+
+def date_ticks(axis: Any) -> None:
+    """Ticks of dates, given in days since 1970 as matplotlib counts them."""
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+    locator = AutoDateLocator(minticks=2, maxticks=5)
+    axis.set_major_locator(locator)
+    axis.set_major_formatter(ConciseDateFormatter(locator))
+
+
+def brief(value: float, _place: object = None) -> str:
+    """A number as short as it can be said, thousands by letter: 1.5M."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if size <= abs(value) < 1e12:
+            return f"{value / (1e3 if letter == 'k' else size):.4g}{letter}"
+    return f"{value:.6g}"
 
 
 def positions(series: pd.Series, column: Column, noise: np.random.Generator) -> Array:
