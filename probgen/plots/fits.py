@@ -117,7 +117,7 @@ def _frame(ax: Axes, curves: list[NDArray[np.float64]]) -> None:
     late = late if len(late) else every
     low, high = float(every.min()), float(every.max())
     spread = float(np.ptp(late))
-    if spread > 0 and high - low > 10 * spread:
+    if spread > 0 and high - low > max(10 * spread, FLAT):
         ax.annotate(f"began at {brief(round(high, 2))}", (0, 1), (6, -4),
                     xycoords="axes fraction", textcoords="offset points", va="top", color=GREY,
                     fontsize="small")  # fmt: skip

@@ -83,10 +83,11 @@ def legend_below(
         labels = ["\n".join(textwrap.wrap(label, 28)) for label in labels]
         unused[0].legend(marks, labels, loc="center", frameon=False)
     else:
-        across = min(len(axes), len(labels))
-        axes[0].figure.legend(
-            marks, labels, loc="outside lower center", ncols=across, frameon=False
-        )
+        figure = axes[0].figure
+        # about 0.09 inches a letter, and what the mark takes
+        across = max(1, int(figure.get_figwidth() / (0.09 * max(map(len, labels)) + 0.7)))
+        figure.legend(marks, labels, loc="outside lower center", frameon=False,
+                      ncols=min(across, len(labels)))  # fmt: skip
 
 
 def drawable(
@@ -131,7 +132,7 @@ def fit_ticks(axis: Any, column: Column) -> None:
     elif column.kind == "date":
         date_ticks(axis)
     else:
-        axis.set_major_locator(MaxNLocator(5, integer=column.kind == "count"))
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=column.kind == "count"))
         axis.set_major_formatter(FuncFormatter(brief))
 
 

@@ -19,7 +19,7 @@ Array = NDArray[Any]
 #: largest over smallest of the middle 98 % of a positive column from which its axis is a log
 DECADES = 50.0
 #: a tail is cut where it is longer than so many widths of the middle 99 %
-LONG = 2.0
+LONG = 1.0
 #: whole numbers that are drawn one by one, at most
 WHOLE = 30
 

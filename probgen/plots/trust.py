@@ -137,7 +137,7 @@ def elpd(comparison: Compared, ax: Axes | None = None) -> Axes:
     -------
     Axes
         The best model on top, at 0; each other model as far to the left as it predicts worse,
-        nats, with one (thick) and two (thin) standard errors of the difference. On the right
+        nats a row, with one (thick) and two (thin) standard errors of the difference. On the right
         the elpd itself with its own standard error, and the weight of the model in the stack.
     """
     found = comparison.table
@@ -146,14 +146,18 @@ def elpd(comparison: Compared, ax: Axes | None = None) -> Axes:
     ax = own_axes(ax, (7.6, 1.2 + 0.42 * len(found)))
     places = np.arange(len(found))[::-1]
     gap = -np.abs(found["difference"].to_numpy(dtype=np.float64))
-    error = np.nan_to_num(found["difference_se"].to_numpy(dtype=np.float64))
-    error[0] = 0.0
+    error = np.nan_to_num(found["difference_se"].to_numpy(dtype=np.float64), posinf=0.0)
+    finite = np.isfinite(gap)
+    for place in places[~finite]:
+        ax.annotate("some row has density 0", (0.02, place), va="center", color=GREY,
+                    xycoords=("axes fraction", "data"), fontsize="small")  # fmt: skip
+    gap, error, at = gap[finite], error[finite], places[finite]
     ax.axvline(0, color=GREY, linewidth=0.9, linestyle=":")
-    ax.errorbar(gap, places, xerr=2 * error, fmt="none", ecolor=DATA, elinewidth=1)
-    ax.errorbar(gap, places, xerr=error, fmt="o", color=DATA, markersize=5.5, elinewidth=3)
+    ax.errorbar(gap, at, xerr=2 * error, fmt="none", ecolor=DATA, elinewidth=1)
+    ax.errorbar(gap, at, xerr=error, fmt="o", color=DATA, markersize=5.5, elinewidth=3)
     ax.set_yticks(places, [short(name, 28) for name in found.index])
     ax.set_ylim(-0.6, len(found) - 0.4)
-    ax.set_xlabel("elpd less that of the best (nats), with 1 and 2 standard errors")
+    ax.set_xlabel("elpd less that of the best (nats a row), with 1 and 2 standard errors")
     right = ax.twinx()
     right.set_ylim(ax.get_ylim())
     right.set_yticks(places, [_summary(row) for _, row in found.iterrows()], fontsize="small")
@@ -164,8 +168,11 @@ def elpd(comparison: Compared, ax: Axes | None = None) -> Axes:
 
 def _summary(row: pd.Series) -> str:
     """The elpd of a model, and its weight."""
-    digits = 1 if row["se"] >= 0.5 or not np.isfinite(row["se"]) else 3
-    text = f"{row['elpd']:,.{digits}f} ± {row['se']:,.{digits}f}"
+    se = float(row["se"])
+    if not np.isfinite(row["elpd"]) or not np.isfinite(se):
+        return f"{row['elpd']:,.3f}"
+    digits = int(np.clip(1 - np.floor(np.log10(se)), 0, 6)) if se > 0 else 3
+    text = f"{row['elpd']:,.{digits}f} ± {se:,.{digits}f}"
     weight = row.get("weight", np.nan)
     return f"{text}   weight {weight:.2f}" if pd.notna(weight) else text
 

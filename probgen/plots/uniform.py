@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from probgen.density import Density
+from probgen.diagnostics.pit import pit as values_of
 from probgen.errors import SchemaError, message
 from probgen.plots.bands import cumulative_band, share_band
 from probgen.plots.shared import (
@@ -81,13 +82,12 @@ def pit(
     ndarray of Axes, one a column
         A curve above zero on the left: more values than there should be are low. A cap or a
         dip in a histogram: the model's column is too wide, or too narrow. Holes are left out.
+        The band allows for the draws that the cells are ranked among.
 
     References
     ----------
     Säilynoja, Bürkner and Vehtari (2022), Graphical test for discrete uniformity.
     """
-    from probgen.diagnostics.pit import pit as values_of
-
     frame = to_frame(table, model.schema_.names)
     names = drawable(model, frame, columns)
     values = values_of(model, frame, random_state=random_state)
@@ -98,14 +98,18 @@ def pit(
             "no seen cells", "at least one in some column", "pass rows with values"
         ))  # fmt: skip
     grid, unused = grid_of_axes(len(names), width=3.0, height=2.4)
+    # drawn once for all rows: their error is that of a second sample
+    shared = not model.schema_.context_slots
     for ax, (name, cell) in zip(grid, cells.items(), strict=True):
         places = PLACES if shape == "difference" else BARS
         count = int(np.clip(len(cell), 1, places))
         edges = np.linspace(0, 1, count + 1)
-        _panel(ax, np.histogram(cell, edges)[0], np.diff(edges), shape, level)
+        counts = np.histogram(cell, edges)[0]
+        other = values.attrs["draws"] if shared else None
+        _panel(ax, counts, np.diff(edges), shape, level, other=other)
         ax.set_title(short(name), fontsize="medium", loc="left")
         ax.set_xlabel("PIT", fontsize="small")
-    legend_below(grid, unused, _entries(shape, level, "cells of the column"))
+    legend_below(grid, unused, _entries(level, "cells of the column"))
     return grid
 
 
@@ -155,8 +159,7 @@ def ranks(
     if quantities is None and len(names) > MOST:
         names = list(summary.loc[names, "p_value"].sort_values(kind="stable").index[:MOST])
     cells = int(simulations.draws) + 1
-    most = min(PLACES if shape == "difference" else BARS, cells)
-    edges = np.unique(np.rint(np.linspace(0, cells, most + 1)).astype(int))
+    edges = _edges(cells, shape)
     grid, unused = grid_of_axes(len(names), width=3.0, height=2.4)
     for ax, name in zip(grid, names, strict=True):
         counts = np.histogram(found[name].to_numpy(), edges - 0.5)[0]
@@ -164,14 +167,31 @@ def ranks(
         ax.set_title(short(name), fontsize="medium", loc="left")
         ax.set_xlabel(f"rank of the truth among {cells - 1} draws", fontsize="small")
         ax.set_xticks([0, 0.5, 1], ["0", f"{(cells - 1) / 2:g}", str(cells - 1)])
-    legend_below(grid, unused, _entries(shape, level, "ranks of the truth"))
+    legend_below(grid, unused, _entries(level, "ranks of the truth"))
     return grid
 
 
+def _edges(cells: int, shape: Shape) -> NDArray[np.int64]:
+    """Where the ranks 0..cells - 1 are cut: into equal bars if there is a way."""
+    most = min(PLACES if shape == "difference" else BARS, cells)
+    if shape == "histogram":
+        most = next((k for k in range(most, most // 2, -1) if cells % k == 0), most)
+    return np.unique(np.rint(np.linspace(0, cells, most + 1)).astype(np.int64))
+
+
 def _panel(
-    ax: Axes, counts: Array, steps: Array, shape: Shape, level: float, verdict: str | None = None
+    ax: Axes,
+    counts: Array,
+    steps: Array,
+    shape: Shape,
+    level: float,
+    verdict: str | None = None,
+    other: int | None = None,
 ) -> None:
-    """The shares of cells of known probability, within the band of chance."""
+    """The shares of cells of known probability, within the band of chance.
+
+    `other` is the size of a sample that the probabilities of the cells come from.
+    """
     if shape not in ("difference", "histogram"):
         raise SchemaError(message(f"shape={shape!r}", "'difference' or 'histogram'", "choose one"))
     if not 0 < level < 1:
@@ -183,18 +203,20 @@ def _panel(
         clean(ax)
         return
     draw = _difference if shape == "difference" else _histogram
-    inside = draw(ax, counts, steps, n, level)
+    size = n if other is None else max(1, round(n * other / (n + other)))
+    inside = draw(ax, counts / n, steps, size, level)
     said = verdict or ("" if inside else "leaves the band")
+    bad = not inside if verdict is None else verdict != "ok"
     ax.annotate(said, (1, 1), xycoords="axes fraction", ha="right", va="top", fontsize="small",
-                color=GREY if inside else MODEL)  # fmt: skip
+                color=MODEL if bad else GREY)  # fmt: skip
     ax.tick_params(labelsize="small")
     clean(ax)
 
 
-def _difference(ax: Axes, counts: Array, steps: Array, n: int, level: float) -> bool:
+def _difference(ax: Axes, shares: Array, steps: Array, n: int, level: float) -> bool:
     ends = np.cumsum(steps)
     low, high = cumulative_band(n, tuple(steps.tolist()), level)
-    gap = np.cumsum(counts) / n
+    gap = np.cumsum(shares)
     inside = bool(((gap >= low - 1e-12) & (gap <= high + 1e-12)).all())
     at = np.concatenate([[0.0], ends])
     below, above, gap = (np.concatenate([[0.0], part - ends]) for part in (low, high, gap))
@@ -207,28 +229,22 @@ def _difference(ax: Axes, counts: Array, steps: Array, n: int, level: float) -> 
     return inside
 
 
-def _histogram(ax: Axes, counts: Array, steps: Array, n: int, level: float) -> bool:
+def _histogram(ax: Axes, shares: Array, steps: Array, n: int, level: float) -> bool:
     edges = np.concatenate([[0.0], np.cumsum(steps)])
     low, high = share_band(n, tuple(steps.tolist()), level)
-    share = counts / n
-    inside = bool(((share >= low - 1e-12) & (share <= high + 1e-12)).all())
-    ax.stairs(share / steps, edges, fill=True, color=DATA if inside else MODEL, alpha=0.45)
+    inside = bool(((shares >= low - 1e-12) & (shares <= high + 1e-12)).all())
     ax.stairs(high / steps, edges, baseline=low / steps, fill=True, color=GREY, alpha=0.22)
     ax.axhline(1, color=GREY, linewidth=0.8, linestyle=":")
-    ax.set_ylim(0, 1.2 * float(max((share / steps).max(), (high / steps).max())))
+    ax.stairs(shares / steps, edges, color=DATA if inside else MODEL, linewidth=1.6)
+    ax.set_ylim(0, 1.2 * float(max((shares / steps).max(), (high / steps).max())))
     ax.set_ylabel("density", fontsize="small")
     return inside
 
 
-def _entries(shape: Shape, level: float, what: str) -> list[tuple[Any, str]]:
+def _entries(level: float, what: str) -> list[tuple[Any, str]]:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    if shape == "difference":
-        inside, outside = (Line2D([], [], color=c, linewidth=1.6) for c in (DATA, MODEL))
-    else:
-        inside, outside = (Patch(color=c, alpha=0.45) for c in (DATA, MODEL))
-    band = Patch(color=GREY, alpha=0.22), f"chance, {100 * level:g} % for the whole column"
-    if what.startswith("ranks"):
-        band = band[0], f"chance, {100 * level:g} % for the whole panel"
-    return [(inside, what), (outside, "the same, where the band is left"), band]
+    inside, outside = (Line2D([], [], color=c, linewidth=1.6) for c in (DATA, MODEL))
+    band = Patch(color=GREY, alpha=0.22), f"chance, {100 * level:g} % of whole panels"
+    return [(inside, what), (outside, "the same, outside the band"), band]
