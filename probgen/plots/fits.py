@@ -96,7 +96,7 @@ def _line(ax: Axes, right: Axes, number: int, restarts: int, result: Any) -> Non
     colour = DATA if many or restarts == 1 else OTHERS[number]
     held = (GREY if right is not ax else MODEL) if many or restarts == 1 else colour
     epochs = np.arange(1, len(result.losses) + 1)
-    style = {"linewidth": 0.8 if many else 1.5, "alpha": 0.6 if many else 1.0}
+    style: dict[str, Any] = {"linewidth": 0.8 if many else 1.5, "alpha": 0.6 if many else 1.0}
     # shorter dashes on top: restarts that agree stay visible
     dashes = (0, (6, 3 * number)) if number and not many else "-"
     mark = "o" if len(epochs) < 15 else None
@@ -112,7 +112,7 @@ def _frame(ax: Axes, curves: list[NDArray[np.float64]]) -> None:
     """Limits that show what happened after the first fall."""
     curves = [curve[np.isfinite(curve)] for curve in curves]
     curves = [curve for curve in curves if len(curve)]
-    late = np.concatenate([curve[int(np.ceil(FALL * len(curve))):] for curve in curves])  # fmt: skip
+    late = np.concatenate([curve[int(np.ceil(FALL * len(curve))) :] for curve in curves])
     every = np.concatenate(curves)
     late = late if len(late) else every
     low, high = float(every.min()), float(every.max())

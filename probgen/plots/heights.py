@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from probgen import queries
 from probgen.density import Density
 from probgen.errors import NotSupported, SchemaError, message
+from probgen.plots.shared import whole_contexts
 from probgen.table import encode
 
 __all__ = ["Heights", "contexts", "heights"]
@@ -56,23 +57,11 @@ class Heights:
 
 
 def contexts(model: Density, frame: pd.DataFrame, seed: int) -> pd.DataFrame | None:
-    """Contexts of random rows of a table; None for a model that conditions on nothing.
-
-    Raises
-    ------
-    SchemaError
-        If no row of the table has a whole context.
-    """
-    names = [c.name for c in model.schema_.columns if c.role == "context"]
-    if not names:
-        return None
-    held = frame[[name for name in names if name in frame]].dropna()
-    if not len(held) or held.shape[1] < len(names):
-        raise SchemaError(message(
-            "no row with a whole context", f"the columns {names}, which the model conditions on",
-            "pass a table that holds them",
-        ))  # fmt: skip
-    return held if len(held) <= CONTEXTS else held.sample(CONTEXTS, random_state=seed)
+    """Contexts of random rows of a table; None for a model that conditions on nothing."""
+    held = whole_contexts(model, frame)
+    if held is None or len(held) <= CONTEXTS:
+        return held
+    return held.sample(CONTEXTS, random_state=seed)
 
 
 def heights(

@@ -91,7 +91,8 @@ def density(
     height = heights(model, points, held, None).value.reshape(len(y), len(x))
     height = height * spans[0].slope(x) * spans[1].slope(y)[:, None]
     ax = own_axes(ax, (5.6, 5.0))
-    _rows(ax, model, shown, (across, down))
+    xy = _places(model, shown, (across, down))
+    ax.scatter(xy[:, 0], xy[:, 1], s=9, c=DATA, alpha=0.45, linewidths=0, rasterized=True)
     levels, kept = _levels(height, spans[0].warp(x), spans[1].warp(y), sorted(masses)[::-1])
     lines = ax.contour(x, y, height, levels=levels, colors=MODEL,
                        linewidths=np.linspace(0.9, 2.0, len(levels)), zorder=3)  # fmt: skip
@@ -344,13 +345,6 @@ def _places(
     """Places (n, 2) of rows, NaN where a cell is unseen."""
     noise = np.random.default_rng(0)
     return np.stack([positions(frame[name], model.schema_[name], noise) for name in names], 1)
-
-
-def _rows(
-    ax: Axes, model: Density, frame: pd.DataFrame, names: tuple[Hashable, Hashable]
-) -> None:
-    ax.scatter(*_places(model, frame, names).T, s=9, c=DATA, alpha=0.45, linewidths=0,
-               rasterized=True)  # fmt: skip
 
 
 def _dress(ax: Axes, spans: list[Span], names: tuple[Hashable, Hashable]) -> None:

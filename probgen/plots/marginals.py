@@ -136,9 +136,11 @@ class _Panel:
                 left = max(0.0, 1 - float(found.value.sum()))
                 self.ax.plot(places[-1:], [left], "o", color=MODEL, markersize=4.5)
         long = sum(map(len, labels)) > 26
-        self.ax.set_xticks(places, labels, rotation=40 if long else 0,
-                           ha="right" if long else "center", rotation_mode="anchor" if long
-                           else "default", fontsize="small" if len(labels) > 6 else None)  # fmt: skip
+        turned: dict[str, Any] = (
+            {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if long else {}
+        )
+        size = "small" if len(labels) > 6 else "medium"
+        self.ax.set_xticks(places, labels, fontsize=size, **turned)
         if rest:
             self.ax.set_xlabel(f"the {len(shown)} most frequent of {len(names)} levels")
         self.ax.set_ylabel("share of rows")
@@ -211,7 +213,9 @@ class _Panel:
     def stems(self, atoms: Array, data: Array, model: Array) -> None:
         """Values with a mass of their own, on an axis of shares to the right."""
         own = self.ax.twinx()
-        share, drawn = ((part[:, None] == atoms).mean(0) for part in (data, model))
+        share, drawn = (
+            (part[:, None] == atoms).sum(0) / max(len(part), 1) for part in (data, model)
+        )
         own.vlines(atoms, 0, share, color=DATA, alpha=0.45, linewidth=5)
         found = self.heights(atoms)
         _Panel(own, self.model, self.column, None, None).dots(

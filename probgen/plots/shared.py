@@ -27,13 +27,32 @@ OTHERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 LEVELS = 12
 
 
+def whole_contexts(model: Density, frame: pd.DataFrame) -> pd.DataFrame | None:
+    """The context columns of rows that hold all of them; None for a model without context.
+
+    Raises
+    ------
+    SchemaError
+        If there is no such row.
+    """
+    names = [c.name for c in model.schema_.columns if c.role == "context"]
+    if not names:
+        return None
+    held = frame[[name for name in names if name in frame]].dropna()
+    if not len(held) or held.shape[1] < len(names):
+        raise SchemaError(message(
+            "no row with a whole context", f"the columns {names}, which the model conditions on",
+            "pass a table that holds them",
+        ))  # fmt: skip
+    return held
+
+
 def drawn_beside(model: Density, frame: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
     """`count` rows that the model draws; what it conditions on comes from rows of the frame."""
-    context = [c.name for c in model.schema_.columns if c.role == "context"]
-    if not context or not len(frame):
+    context = whole_contexts(model, frame)
+    if context is None:
         return model.sample(count, random_state=seed)
-    rows = np.random.default_rng(seed).integers(len(frame), size=count)
-    held = frame[[name for name in context if name in frame]].iloc[rows]
+    held = context.iloc[np.random.default_rng(seed).integers(len(context), size=count)]
     return model.sample(1, given=held, random_state=seed).reset_index(drop=True)
 
 

@@ -18,6 +18,8 @@ Array = NDArray[Any]
 
 #: largest over smallest of the middle 98 % of a positive column from which its axis is a log
 DECADES = 50.0
+#: the same for counts, over the median, as their smallest may be 0
+SKEWED = 20.0
 #: a tail is cut where it is longer than so many widths of the middle 99 %
 LONG = 1.0
 #: whole numbers that are drawn one by one, at most
@@ -153,7 +155,7 @@ def _shift(column: Column, values: Array) -> float | None:
     low, high = np.quantile(values, [0.01, 0.99])
     if column.kind == "positive" and values.min() > 0 and high > DECADES * low:
         return 0.0
-    if column.kind == "count" and high > DECADES * (1 + np.median(values)):
+    if column.kind == "count" and high > SKEWED * (1 + np.median(values)):
         return 1.0
     return None
 
@@ -163,8 +165,8 @@ def bins(span: Span, data: Array) -> Array:
     count = int(np.clip(2 * len(data) ** (1 / 3), 8, 40))
     low, high, step = span.low, span.high, span.step
     if span.shift is not None:
-        ends = span.warp(np.array([low, high]))
-        edges = span.unwarp(np.linspace(*ends, count + 1))
+        first, last = (float(end) for end in span.warp(np.array([low, high])))
+        edges = span.unwarp(np.linspace(first, last, count + 1))
         return np.unique(np.floor(edges) - 0.5) if span.column.kind == "count" else edges
     if step and high > low:
         width = step * max(1, round((high - low) / step / count))

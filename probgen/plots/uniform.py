@@ -166,7 +166,7 @@ def ranks(
         _panel(ax, counts, np.diff(edges) / cells, shape, level, str(summary.at[name, "verdict"]))
         ax.set_title(short(name), fontsize="medium", loc="left")
         ax.set_xlabel(f"rank of the truth among {cells - 1} draws", fontsize="small")
-        ax.set_xticks([0, 0.5, 1], ["0", f"{(cells - 1) / 2:g}", str(cells - 1)])
+        ax.set_xticks([0, 1], ["0", str(cells - 1)])
     legend_below(grid, unused, _entries(level, "ranks of the truth"))
     return grid
 
@@ -235,7 +235,8 @@ def _histogram(ax: Axes, shares: Array, steps: Array, n: int, level: float) -> b
     inside = bool(((shares >= low - 1e-12) & (shares <= high + 1e-12)).all())
     ax.stairs(high / steps, edges, baseline=low / steps, fill=True, color=GREY, alpha=0.22)
     ax.axhline(1, color=GREY, linewidth=0.8, linestyle=":")
-    ax.stairs(shares / steps, edges, color=DATA if inside else MODEL, linewidth=1.6)
+    ax.stairs(shares / steps, edges, baseline=None, color=DATA if inside else MODEL,
+              linewidth=1.6)  # fmt: skip
     ax.set_ylim(0, 1.2 * float(max((shares / steps).max(), (high / steps).max())))
     ax.set_ylabel("density", fontsize="small")
     return inside
