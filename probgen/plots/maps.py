@@ -189,14 +189,27 @@ def components(
 def _labels(model: Density, frame: pd.DataFrame) -> pd.DataFrame:
     """Probabilities (n, codes) of the first label of each row."""
     found = model.latent(frame)
-    if any(str(name).endswith(".sd") for name in found.columns) or found.shape[1] < 1:
+    labels = _sites(found, labels=True)
+    if not labels:
         raise NotSupported(message(
             f"{type(model).__name__} whose rows have no label", "a mixture, say",
             "use model.plot.latent(table)",
         ))  # fmt: skip
-    site = str(found.columns[0]).partition("[")[0]
-    own = [name for name in found.columns if str(name).partition("[")[0] == site]
-    return found[own]
+    return found[labels[0]]
+
+
+def _sites(found: pd.DataFrame, labels: bool) -> list[list[str]]:
+    """Columns of the labels of rows (probabilities of their codes), or of their other latents."""
+    sites: dict[str, list[str]] = {}
+    for name in found.columns:
+        if not name.endswith(".sd"):
+            sites.setdefault(name.rpartition("[")[0], []).append(name)
+
+    def is_label(names: list[str]) -> bool:
+        p = found[names].to_numpy()
+        return bool((p >= 0).all() and np.allclose(p.sum(1), 1, atol=1e-4))
+
+    return [names for names in sites.values() if is_label(names) == labels]
 
 
 def _ellipse(places: Array, weight: Array, spans: list[Span]) -> Array:
@@ -261,7 +274,7 @@ def latent(
     shown = frame if len(frame) <= rows else frame.sample(rows, random_state=random_state)
     known = [name for name in model.schema_.names if name in shown]
     found = model.latent(shown[known])
-    means = [name for name in found.columns if f"{name}.sd" in found.columns]
+    means = [name for names in _sites(found, labels=False) for name in names]
     if not means:
         raise NotSupported(message(
             f"{type(model).__name__} whose rows have no continuous latents", "such latents",

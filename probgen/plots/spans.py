@@ -20,8 +20,8 @@ Array = NDArray[Any]
 DECADES = 50.0
 #: the same for counts, over the median, as their smallest may be 0
 SKEWED = 20.0
-#: a tail is cut where it is longer than so many widths of the middle 99 %
-LONG = 1.0
+#: a tail is cut where it is longer than so many widths of the middle 95 %, to one such width
+LONG = 3.0
 #: whole numbers that are drawn one by one, at most
 WHOLE = 30
 
@@ -133,12 +133,11 @@ def span_of(column: Column, data: Array, model: Array) -> Span:
     drawn = span.warp(model if len(model) else data)
     low, high = (float(q) for q in np.quantile(np.concatenate([main, drawn]), [0.001, 0.999]))
     low, high = min(low, float(main.min())), max(high, float(main.max()))
-    inner, outer = (float(q) for q in np.quantile(main, [0.005, 0.995]))
+    inner, outer = (float(q) for q in np.quantile(main, [0.025, 0.975]))
     width = outer - inner
     if width > 0:
-        # 200 rows: the middle 99 % are all but the ends
-        low = inner - 0.15 * width if low < inner - LONG * width else low
-        high = outer + 0.15 * width if high > outer + LONG * width else high
+        low = inner - width if low < inner - LONG * width else low
+        high = outer + width if high > outer + LONG * width else high
     if high <= low:
         low, high = low - 0.5, high + 0.5
     ends = span.unwarp(np.array([low, high]))
@@ -162,8 +161,8 @@ def _shift(column: Column, values: Array) -> float | None:
 
 def bins(span: Span, data: Array) -> Array:
     """Edges of bars over a span; whole numbers and cells of a grid are never cut."""
-    count = int(np.clip(2 * len(data) ** (1 / 3), 8, 40))
     low, high, step = span.low, span.high, span.step
+    count = _bars(span, data)
     if span.shift is not None:
         first, last = (float(end) for end in span.warp(np.array([low, high])))
         edges = span.unwarp(np.linspace(first, last, count + 1))
@@ -173,6 +172,18 @@ def bins(span: Span, data: Array) -> Array:
         start = np.floor(low / step) * step - step / 2
         return start + width * np.arange(int(np.ceil((high - start) / width)) + 1)
     return np.linspace(low, high, count + 1)
+
+
+def _bars(span: Span, data: Array) -> int:
+    """How many bars: more where the middle half is narrow (Freedman and Diaconis 1981)."""
+    root = max(len(data), 1) ** (1 / 3)
+    if not len(data):
+        return 8
+    places = span.warp(data)
+    middle = float(np.subtract(*np.quantile(places, [0.75, 0.25])))
+    reach = float(np.ptp(span.warp(np.array([span.low, span.high]))))
+    narrow = reach * root / (2 * middle) if middle > 0 else 0.0
+    return int(np.clip(max(2 * root, narrow), 8, 40 if narrow <= 40 else 80))
 
 
 def as_series(values: Array, column: Column) -> pd.Series:
