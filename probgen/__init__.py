@@ -14,6 +14,7 @@ from probgen.errors import (
     SchemaError,
 )
 from probgen.estimators import GaussianMixture, Independent, Pair, StudentT
+from probgen.evaluation import Comparison, SklearnDensity, compare
 from probgen.outliers import OutlierDetector
 from probgen.pooling import Pooled, pool
 from probgen.saving import load
@@ -26,6 +27,7 @@ __all__ = [
     "ApproximationError",
     "ApproximationWarning",
     "Column",
+    "Comparison",
     "DataWarning",
     "Density",
     "FitError",
@@ -39,7 +41,9 @@ __all__ = [
     "ProbgenError",
     "Schema",
     "SchemaError",
+    "SklearnDensity",
     "StudentT",
+    "compare",
     "load",
     "pool",
 ]

@@ -1,0 +1,144 @@
+"""Held-out log densities by K-fold, with one schema and the same folds for every estimator."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.base import clone
+
+from probgen.density import Density
+from probgen.errors import DataWarning, SchemaError, message
+from probgen.evaluation.scoring import Scores, average_over_cells, gridded, score
+from probgen.schema import Schema
+
+__all__ = ["Folded", "assign_folds", "folded", "refitted"]
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Folded:
+    """Held-out scores of one estimator, and the seconds that all its fits took.
+
+    `cells` (n,) are averages over the cells of gridded columns, where they were asked for.
+    """
+
+    scores: Scores
+    seconds: float
+    cells: Floats | None
+    traits: Any
+
+
+def assign_folds(n: int, folds: int, seed: int) -> NDArray[np.int64]:
+    """The fold of each of n rows, at random and as even as can be.
+
+    Raises
+    ------
+    SchemaError
+        Unless there are 2 folds or more, and two rows outside each.
+    """
+    whole = isinstance(folds, int | np.integer) and not isinstance(folds, bool)
+    if not whole or not 2 <= folds <= n or n - -(-n // folds) < 2:
+        raise SchemaError(message(
+            f"folds={folds!r} for {n} rows", "2 folds or more, a row in each and two outside it",
+            "change folds",
+        ))  # fmt: skip
+    return np.random.default_rng(seed).permutation(np.arange(n) % folds)
+
+
+def refitted(
+    estimator: Density,
+    schema: Schema,
+    frame: pd.DataFrame,
+    weight: Floats | None,
+    given: Sequence[Hashable],
+    seed: int,
+) -> Density:
+    """A clone fitted to some rows, with the columns described as in the whole table.
+
+    A family that conditions on columns gets `given` as context; any other models them too.
+    An estimator without a seed of its own gets this one.
+    """
+    own = clone(estimator)
+    context = list(given) if own.family.takes_context else []
+    own.set_params(schema=schema.with_context(context), columns=None)
+    if own.random_state is None:
+        own.set_params(random_state=seed % 2**31)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)  # said of the whole table, not fold by fold
+        return own.fit(frame, sample_weight=weight, given=context)
+
+
+def folded(
+    estimators: Mapping[str, Density],
+    frame: pd.DataFrame,
+    schema: Schema,
+    fold: NDArray[np.int64],
+    seed: int,
+    weight: Floats | None = None,
+    given: Sequence[Hashable] = (),
+    points: int = 0,
+) -> dict[str, Folded]:
+    """Score each row under fits that did not see its fold.
+
+    Parameters
+    ----------
+    estimators : dict of Density
+        Unfitted; they are cloned.
+    frame : data frame of n rows
+    schema : Schema
+        Of the whole table.
+    fold : ndarray (n,)
+        See `assign_folds`.
+    seed : int
+        Of estimators without one.
+    weight : ndarray (n,), optional
+    given : sequence of column names
+    points : int
+        Points by which densities are averaged over grid cells; 0 leaves it out.
+
+    Returns
+    -------
+    dict of Folded
+        Cost: as many fits of each estimator as there are folds.
+    """
+    found = {}
+    for name, estimator in estimators.items():
+        parts: list[tuple[NDArray[np.int64], Scores, Floats | None]] = []
+        seconds, model = 0.0, estimator
+        for number in np.unique(fold):
+            out = np.flatnonzero(fold == number)
+            rest = np.flatnonzero(fold != number)
+            clock = time.perf_counter()
+            own = None if weight is None else weight[rest]
+            model = refitted(estimator, schema, frame.iloc[rest], own, given, seed + int(number))
+            seconds += time.perf_counter() - clock
+            held = frame.iloc[out]
+            cells = None
+            if points and gridded(model.schema_, held, given):
+                cells = average_over_cells(model, held, given, points)
+            parts.append((out, score(model, held, given), cells))
+        found[name] = _joined(parts, seconds, len(frame), model._traits)
+    return found
+
+
+def _joined(parts: list[Any], seconds: float, n: int, traits: Any) -> Folded:
+    log_p, se = np.zeros(n), np.zeros(n)
+    count = max(len(scores.members) for _, scores, _ in parts)
+    members = np.zeros((count, n))
+    cells = None if any(own is None for *_, own in parts) else np.zeros(n)
+    for rows, scores, own in parts:
+        log_p[rows], se[rows] = scores.log_p, scores.se
+        if count:
+            members[:, rows] = scores.members
+        if cells is not None:
+            cells[rows] = own
+    methods = sorted({m for _, scores, _ in parts for m in scores.method.split("+")})
+    return Folded(Scores(log_p, se, members, "+".join(methods)), seconds, cells, traits)
