@@ -14,7 +14,7 @@ from probgen.errors import (
     SchemaError,
 )
 from probgen.estimators import GaussianMixture, Independent, Pair, StudentT
-from probgen.evaluation import Comparison, SklearnDensity, compare
+from probgen.evaluation import Comparison, SklearnDensity, Stack, compare
 from probgen.outliers import OutlierDetector
 from probgen.pooling import Pooled, pool
 from probgen.saving import load
@@ -42,6 +42,7 @@ __all__ = [
     "Schema",
     "SchemaError",
     "SklearnDensity",
+    "Stack",
     "StudentT",
     "compare",
     "load",

@@ -124,6 +124,17 @@ class Family(nn.Module):
         """
         return None
 
+    def estimate(
+        self, batch: Batch, draws: Draws | None, particles: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, str] | None:
+        """Log density of the seen cells where the family works out its error itself.
+
+        As in `queries.Estimate`: value, standard error, effective sample size and Pareto shape,
+        each (n,), and the method. With `draws` None of the predictive, by about `particles`
+        importance draws a row. None leaves it to `exact_log_prob` and the pair.
+        """
+        return None
+
     def exact_log_prob_masked(self, batch: Batch, masks: Tensor) -> Tensor | None:
         """Log density (g, n) of the cells seen and inside each of g masks (g, m), at once.
 

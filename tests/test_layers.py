@@ -36,7 +36,7 @@ ROWS = [
     {"holes", "whole_rows"},
     {"full_normals"},
     {"likelihoods", "starts"},
-    {"masked"},
+    {"masked", "recoding"},
     {"conditionals"},
     {"nn"},
     {"family"},

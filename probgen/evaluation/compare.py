@@ -139,6 +139,7 @@ def shared_schema(
     estimators: Mapping[str, Density],
     frame: pd.DataFrame,
     columns: Mapping[Hashable, Any] | None = None,
+    dequantise: bool = True,
 ) -> Schema:
     """One schema for all: that which they were given, or what inference says of the table.
 
@@ -158,8 +159,8 @@ def shared_schema(
                     "one kind for all models: it decides what a density is",
                     "give all models the same columns=",
                 ))  # fmt: skip
-    dequantise = any(own.dequantise for own in estimators.values())
-    return Schema.infer(frame, kinds | dict(columns or {}), dequantise=dequantise)
+    rounded = dequantise and any(own.dequantise for own in estimators.values())
+    return Schema.infer(frame, kinds | dict(columns or {}), dequantise=rounded)
 
 
 def _checked(models: Mapping[str, Any]) -> dict[str, Density]:
@@ -304,8 +305,8 @@ def _notes(
     finite = table[np.isfinite(table["difference"])]
     near = [str(n) for n, row in finite.iloc[1:].iterrows() if not row["told_apart"]]
     if near:
-        notes.append(f"Not told apart from {table.index[0]} (less than {APART:g} standard errors): "
-                     f"{', '.join(near)}.")  # fmt: skip
+        notes.append(f"Not told apart from {table.index[0]} (less than {APART:g} standard "
+                     f"errors): {', '.join(near)}.")  # fmt: skip
     close = [str(n) for n in finite.index[1:] if abs(finite.loc[n, "difference"]) * total < CLOSE]
     if total < FEW:
         notes.append(f"{total:g} rows: below {FEW} the standard errors are themselves unreliable, "
@@ -315,8 +316,8 @@ def _notes(
                      f"for {', '.join(close)}: such a difference is small, and its standard error "
                      "unreliable (Sivula et al. 2020).")  # fmt: skip
     for name, row in table[table["impossible"] > 0].iterrows():
-        notes.append(f"{name}: {row['impossible']} row(s) of density 0, so its elpd is -inf and it "
-                     "is ranked below every model that has none.")  # fmt: skip
+        notes.append(f"{name}: {row['impossible']} row(s) of density 0, so its elpd is -inf and "
+                     "it is ranked below every model that has none.")  # fmt: skip
     if lost:
         notes.append(f"{lost} row(s) have density 0 under every model; stacking leaves them out.")
     bounds = [name for name, entry in entries.items() if "bound" in entry.method]

@@ -32,8 +32,8 @@ def require_density(name: str, traits: Any) -> None:
         ))  # fmt: skip
     if not traits.normalised:
         raise NotSupported(message(
-            f"{name!r} ({family.__name__}) is not normalised: the total mass of its density is not "
-            "known to be 1", "densities of total mass 1: any other can have the highest score",
+            f"{name!r} ({family.__name__}) is not normalised: nobody knows the total mass of its "
+            "density", "densities of total mass 1: any other can have the highest score",
             f"leave {name!r} out",
         ))  # fmt: skip
 

@@ -134,8 +134,8 @@ def require_normalised(estimator: Any) -> None:
         reason = f"the scores of {name} rank rows by oddity and are no log densities"
     elif name == "BayesianGaussianMixture":
         reason = (
-            "score_samples of BayesianGaussianMixture takes expected logarithms, whose exponential "
-            "has a total mass below 1 (0.46 with 10 columns, 100 rows, 1 component)"
+            "score_samples of BayesianGaussianMixture takes expected logarithms, whose "
+            "exponential has a total mass below 1 (0.46 with 10 columns, 100 rows, 1 component)"
         )
     elif name == "KernelDensity" and not _euclidean(last):
         reason = f"KernelDensity with metric={last.metric!r} is not normalised"
