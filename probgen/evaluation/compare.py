@@ -217,7 +217,7 @@ def _by_folds(
     points: int,
 ) -> dict[str, _Entry]:
     schema = shared_schema(models, frame, columns)
-    fold = assign_folds(len(frame), folds, seed)
+    fold = assign_folds(frame, schema, folds, seed)
     own = None if (weight == 1).all() else weight
     found = folded(models, frame, schema, fold, seed, own, given, points)
     entries = {}

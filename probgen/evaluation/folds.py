@@ -10,17 +10,21 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from sklearn.base import clone
 
+from probgen.batch import row_keys
 from probgen.density import Density
 from probgen.errors import DataWarning, SchemaError, message
 from probgen.evaluation.scoring import Scores, average_over_cells, gridded, score
 from probgen.schema import Schema
+from probgen.table import encode
 
 __all__ = ["Folded", "assign_folds", "folded", "refitted"]
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -36,21 +40,45 @@ class Folded:
     traits: Any
 
 
-def assign_folds(n: int, folds: int, seed: int) -> NDArray[np.int64]:
-    """The fold of each of n rows, at random and as even as can be.
+def assign_folds(frame: pd.DataFrame, schema: Schema, folds: int, seed: int) -> Ints:
+    """The fold of each row of a table, at random and as even as can be.
+
+    Equal rows that hold a real number are copies of one row and share a fold: a fit would
+    know them. Other equal rows, of levels and counts, are equal by chance and do not.
 
     Raises
     ------
     SchemaError
         Unless there are 2 folds or more, and two rows outside each.
     """
+    n = len(frame)
     whole = isinstance(folds, int | np.integer) and not isinstance(folds, bool)
     if not whole or not 2 <= folds <= n or n - -(-n // folds) < 2:
         raise SchemaError(message(
             f"folds={folds!r} for {n} rows", "2 folds or more, a row in each and two outside it",
             "change folds",
         ))  # fmt: skip
-    return np.random.default_rng(seed).permutation(np.arange(n) % folds)
+    group = _copies(frame, schema)
+    count = int(group.max()) + 1
+    if count < folds:  # a table of few rows, each many times
+        group, count = np.arange(n), n
+    return np.random.default_rng(seed).permutation(np.arange(count) % folds)[group]
+
+
+def _copies(frame: pd.DataFrame, schema: Schema) -> Ints:
+    """A number for each row (n,), by first appearance; copies of a row share theirs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)
+        encoded = encode(frame, schema, unseen="rare")
+    real = [
+        place for place, slot in enumerate(schema.slots)
+        if slot.kind == "real" and not schema.columns[slot.column].grid
+    ]  # fmt: skip
+    key = row_keys(torch.from_numpy(encoded.x), torch.from_numpy(encoded.seen)).numpy()
+    number, _ = pd.factorize(key)
+    chance = ~encoded.seen[:, real].any(1)
+    number[chance] = len(frame) + np.flatnonzero(chance)
+    return np.asarray(pd.factorize(number)[0], np.int64)
 
 
 def refitted(
@@ -80,7 +108,7 @@ def folded(
     estimators: Mapping[str, Density],
     frame: pd.DataFrame,
     schema: Schema,
-    fold: NDArray[np.int64],
+    fold: Ints,
     seed: int,
     weight: Floats | None = None,
     given: Sequence[Hashable] = (),
@@ -111,7 +139,7 @@ def folded(
     """
     found = {}
     for name, estimator in estimators.items():
-        parts: list[tuple[NDArray[np.int64], Scores, Floats | None]] = []
+        parts: list[tuple[Ints, Scores, Floats | None]] = []
         seconds, model = 0.0, estimator
         for number in np.unique(fold):
             out = np.flatnonzero(fold == number)

@@ -136,7 +136,7 @@ class Stack(Density):
         require_rows(encoded)
         if not schema.context_slots:
             warn_of_structure(encoded, schema)
-        fold = assign_folds(len(frame), self.folds, seeds[0] % 2**32)
+        fold = assign_folds(frame, schema, self.folds, seeds[0])
         base = seeds[1] % 2**30
         held = folded(parts, frame, schema, fold, base, weight, given)
         log_p = np.stack([one.scores.log_p for one in held.values()], 1)

@@ -146,7 +146,7 @@ class Stacked(Family):
     # --- globals --------------------------------------------------------------------
 
     def draw_globals(self, count: int, generator: torch.Generator) -> Draws:
-        """Draw s of the stack is draw s of every part with a weight; none if one has no posterior."""
+        """Draw s is draw s of every part with a weight; none if one of these has no posterior."""
         each = {
             j: draw_globals(self._families()[j], count, int(self.seeds[j]))
             for j in self._weighty()
