@@ -106,8 +106,9 @@ class Stacked(Family):
     def model(self, batch: Batch) -> Tensor:
         """The globals of all parts by their priors, then one site for the row, part summed out."""
         draws = self._run(lambda member: member.model)
+        drawn = self.generated(batch, draws) if batch.x is None else None
         with batch.rows():
-            row = _Row(self, batch, draws)
+            row = _Row(self, batch, draws, drawn)
             return batch.observe("row", row, range(len(self.schema.slots)))
 
     def guide(self, batch: Batch) -> None:
@@ -230,6 +231,10 @@ class Stacked(Family):
 
     def exact_log_prob(self, batch: Batch, draws: Draws | None) -> Tensor | None:
         """The weighted sum of the parts' closed forms: (n,), or (S, n) at draws."""
+        return self.log_rows(batch, draws)
+
+    def log_rows(self, batch: Batch, draws: Draws | None) -> Tensor | None:
+        """What `exact_log_prob` says, and the row's site of the pair."""
         if not self.exact:
             return None
         value = self._exact_logs(batch, draws).logsumexp(0)
@@ -357,8 +362,12 @@ class Stacked(Family):
         for place in choice.unique().tolist():
             yield place, (choice == place).nonzero()[:, 0]
 
-    def generated(self, batch: Batch, draws: Draws, generator: torch.Generator) -> Tensor:
-        """Whole rows (n, m): each picks a part by its weight, and a row of it at these draws."""
+    def generated(self, batch: Batch, draws: Draws) -> Tensor:
+        """Whole rows (n, m): each picks a part by its weight, and a row of it at these draws.
+
+        Called inside a model: what parts run in Pyro stays hidden from the handlers around it.
+        """
+        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         n, m = batch.seen.shape
         blank = replace(batch, x=None, seen=torch.zeros_like(batch.seen), key=None)
         zeros = replace(blank, x=batch.weight.new_zeros(n, m, dtype=torch.float64))
@@ -367,7 +376,8 @@ class Stacked(Family):
         weighty = self._weighty()
         for place in chosen.unique().tolist():
             rows, j = (chosen == place).nonzero()[:, 0], weighty[place]
-            drawn = sample(self._predictive(j, draws), blank.take(rows), generator)
+            with poutine.block():
+                drawn = sample(self._predictive(j, draws), blank.take(rows), generator)
             out[rows] = recoded(drawn.double(), self.moved[j], back=True)
         return out
 
@@ -379,20 +389,20 @@ class _Row(dist.TorchDistribution):
     support = dist.constraints.real_vector
     skips_unseen = True
 
-    def __init__(self, stack: Stacked, batch: Batch, draws: Draws) -> None:
-        self.stack, self.batch, self.draws = stack, batch, draws
+    def __init__(self, stack: Stacked, batch: Batch, draws: Draws, drawn: Tensor | None) -> None:
+        self.stack, self.batch, self.draws, self.drawn = stack, batch, draws, drawn
         shape = torch.Size([len(stack.schema.slots)])
         super().__init__(torch.Size([len(batch)]), shape, False)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """New rows, seeded by torch's stream."""
-        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-        return self.stack.generated(self.batch, self.draws, generator)
+        """The rows that were generated before the plate was entered."""
+        drawn = self.drawn
+        return self.stack.generated(self.batch, self.draws) if drawn is None else drawn
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density (n,) of the seen cells."""
         rows = replace(self.batch, x=value)
-        found = self.stack.exact_log_prob(rows, self.draws or None)
+        found = self.stack.log_rows(rows, self.draws or None)
         if found is None:
             raise NotSupported(message(
                 "a stack with parts whose density is an estimate, at draws of its parameters",
