@@ -18,7 +18,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
@@ -32,6 +32,7 @@ from probgen import estimators, weights
 from probgen.calibration import Calibration
 from probgen.density import Density
 from probgen.errors import ModelFileError, NotSupported, message, warn
+from probgen.evaluation.stack import Stack
 from probgen.family import Family
 from probgen.outliers.detector import OutlierDetector
 from probgen.plain import checked, decode, encode
@@ -48,6 +49,8 @@ FORMAT, NEEDS = 1, "0.1.0"
 MAX_MANIFEST, MAX_MEMBER = 2**26, 2**33
 #: relative difference of the scores of the three rows, by the precision of the members
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
+#: the key under which the densities inside a parameter are written
+PARTS = "$densities"
 #: what scores depend on; another release of these is worth a warning
 LIBRARIES = ("probgen", "torch", "pyro-ppl", "numpy", "pandas")
 
@@ -197,7 +200,8 @@ def _restore(
 
 def _registry() -> dict[str, type[Density]]:
     """The estimators that a file may name: those that probgen itself exports."""
-    found = {name: getattr(estimators, name) for name in estimators.__all__}
+    found: dict[str, Any] = {name: getattr(estimators, name) for name in estimators.__all__}
+    found["Stack"] = Stack
     return {
         name: value for name, value in found.items()
         if isinstance(value, type) and issubclass(value, Density) and value is not Density
@@ -205,6 +209,35 @@ def _registry() -> dict[str, type[Density]]:
 
 
 # --- what is written ------------------------------------------------------------------------
+
+
+def _written(value: Any, name: str) -> Any:
+    """A parameter as JSON; densities inside a dict by their class and parameters."""
+    if not (isinstance(value, Mapping) and any(isinstance(v, Density) for v in value.values())):
+        return encode(value, name)
+    for own, part in value.items():
+        kind = type(part)
+        if _registry().get(kind.__name__) is not kind or kind.functions:
+            raise NotSupported(message(
+                f"part {own!r} of type {kind.__name__}", "parts of probgen without code of yours",
+                "keep the code that fits the stack: a file holds no code",
+            ))  # fmt: skip
+    return {PARTS: {str(own): _described(part) for own, part in value.items()}}
+
+
+def _described(part: Density) -> list[Any]:
+    own = {f.name: _written(getattr(part, f.name), f.name) for f in fields(part) if f.init}
+    return [type(part).__name__, own]
+
+
+def _read(value: Any) -> Any:
+    """The inverse of `_written`."""
+    if not (isinstance(value, dict) and list(value) == [PARTS]):
+        return decode(value)
+    return {
+        name: _registry()[kind](**{key: _read(v) for key, v in own.items()})
+        for name, (kind, own) in value[PARTS].items()
+    }
 
 
 def _pack(estimator: Density) -> dict[str, bytes]:
@@ -231,8 +264,8 @@ def _pack(estimator: Density) -> dict[str, bytes]:
         "format": MAGIC, "version": FORMAT, "needs": NEEDS, "sha256": "",
         "estimator": kind.__name__,
         "parameters": {
-            f.name: encode(getattr(estimator, f.name), f.name) for f in fields(estimator)
-            if f.name not in kind.functions
+            f.name: _written(getattr(estimator, f.name), f.name) for f in fields(estimator)
+            if f.init and f.name not in kind.functions
         },
         "functions": {name: _name_of(f) for name, f in _functions_of(estimator).items()},
         "features": int(estimator.n_features_in_),
@@ -332,7 +365,7 @@ def _estimator(manifest: dict[str, Any], path: Path, functions: dict[str, Any]) 
             path, f"estimator {name!r:.80}", f"one of {sorted(known)}",
             f"update probgen: the model was saved by {str(manifest['versions'])[:120]}",
         )  # fmt: skip
-    values = {key: decode(value) for key, value in manifest["parameters"].items()}
+    values = {key: _read(value) for key, value in manifest["parameters"].items()}
     unknown = sorted(set(values) - {f.name for f in fields(known[name])})
     if unknown:
         raise damaged(path, f"parameter(s) {unknown}", f"those of {name}", "update probgen")
