@@ -81,7 +81,10 @@ def ranked(path: Path, stack_folds: int) -> tuple[pd.DataFrame, dict[str, float]
     every = pd.concat([found.pointwise, other.pointwise])
     best = every[list(chosen)].mean().idxmax()
     gain = (every["stack"] - every[best]).to_numpy()
+    picked = fitted["stack"].held_out_.mean().idxmax()
+    over = (every["stack"] - every[picked]).to_numpy()
     told = {
+        "over_picked": over.mean(), "over_picked_se": over.std(ddof=1) / np.sqrt(len(over)),
         "gain": gain.mean(), "gain_se": gain.std(ddof=1) / np.sqrt(len(gain)),
         "kl_best": (np.concatenate([known[half], known[~half]]) - every[best]).mean(),
         "kl_stack": (np.concatenate([known[half], known[~half]]) - every["stack"]).mean(),
@@ -103,11 +106,14 @@ def known(data: str, only: str, stack_folds: int) -> None:
               f"{time.perf_counter() - clock:.0f} s", flush=True)  # fmt: skip
     print("all tables:", _counts(pd.concat(pairs)))
     gain = pd.DataFrame(gains).T
-    z = gain["gain"] / gain["gain_se"]
-    print(f"stack minus its best part: mean {gain['gain'].mean():+.4f} nats a row, median "
-          f"{gain['gain'].median():+.4f}, least {gain['gain'].min():+.4f}, most "
-          f"{gain['gain'].max():+.4f}; better by 2 standard errors in {(z > 2).sum()} of "
-          f"{len(z)} tables, worse in {(z < -2).sum()}")  # fmt: skip
+    for name, what in (
+        ("gain", "the part that is best on the fresh rows"),
+        ("over_picked", "the part that its folds put first"),
+    ):
+        own, z = gain[name], gain[name] / gain[f"{name}_se"]
+        print(f"stack minus {what}: mean {own.mean():+.4f} nats a row, median "
+              f"{own.median():+.4f}, least {own.min():+.4f}, most {own.max():+.4f}; better by 2 standard errors in "
+              f"{(z > 2).sum()} of {len(z)} tables, worse in {(z < -2).sum()}")  # fmt: skip
 
 
 def _counts(pairs: pd.DataFrame) -> str:

@@ -41,7 +41,7 @@ class _Entry:
     seconds: float
     cells: Floats | None
     method: str
-    restarts: int
+    failed: int
 
 
 def compare(
@@ -202,7 +202,7 @@ def _as_they_are(
         if points and gridded(model.schema_, known, given):
             cells = average_over_cells(model, known, given, points)
         seconds = sum(result.seconds for result in model.results_)
-        found[name] = _entry(scores, seconds, cells, model._traits)
+        found[name] = _entry(scores, seconds, cells, model._traits, int(not model.converged_))
     return found
 
 
@@ -223,18 +223,20 @@ def _by_folds(
     entries = {}
     for name, one in found.items():
         require_density(name, one.traits)
-        entries[name] = _entry(one.scores, one.seconds, one.cells, one.traits)
+        entries[name] = _entry(one.scores, one.seconds, one.cells, one.traits, one.failed)
     return entries
 
 
-def _entry(scores: Scores, seconds: float, cells: Floats | None, traits: Any) -> _Entry:
+def _entry(
+    scores: Scores, seconds: float, cells: Floats | None, traits: Any, failed: int
+) -> _Entry:
     exact = set(scores.method.split("+")) <= {"exact", "enumerated"}
     method = scores.method
     if traits.density == "bound":
         method = "bound"  # the density itself is no lower
     if traits.holes == "masked":
         method += ", one density a pattern of holes"
-    return _Entry(scores, seconds, cells if exact else None, method, max(1, len(scores.members)))
+    return _Entry(scores, seconds, cells if exact else None, method, failed)
 
 
 # --- from scores to ranks -------------------------------------------------------------------
@@ -320,6 +322,10 @@ def _notes(
                      "it is ranked below every model that has none.")  # fmt: skip
     if lost:
         notes.append(f"{lost} row(s) have density 0 under every model; stacking leaves them out.")
+    for name, entry in entries.items():
+        if entry.failed:
+            notes.append(f"{name}: {entry.failed} fit(s) did not converge; a larger max_epochs "
+                         "may rank it higher.")  # fmt: skip
     bounds = [name for name, entry in entries.items() if "bound" in entry.method]
     if bounds:
         notes.append(f"The scores of {', '.join(bounds)} are lower bounds of their log density.")

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 
 from probgen.batch import row_keys
 from probgen.density import Density
@@ -31,13 +32,15 @@ Ints = NDArray[np.int64]
 class Folded:
     """Held-out scores of one estimator, and the seconds that all its fits took.
 
-    `cells` (n,) are averages over the cells of gridded columns, where they were asked for.
+    `cells` (n,) are averages over the cells of gridded columns, where they were asked for;
+    `failed` counts the fits that did not converge.
     """
 
     scores: Scores
     seconds: float
     cells: Floats | None
     traits: Any
+    failed: int
 
 
 def assign_folds(frame: pd.DataFrame, schema: Schema, folds: int, seed: int) -> Ints:
@@ -140,24 +143,29 @@ def folded(
     found = {}
     for name, estimator in estimators.items():
         parts: list[tuple[Ints, Scores, Floats | None]] = []
-        seconds, model = 0.0, estimator
+        seconds, failed, model = 0.0, 0, estimator
         for number in np.unique(fold):
             out = np.flatnonzero(fold == number)
             rest = np.flatnonzero(fold != number)
             clock = time.perf_counter()
             own = None if weight is None else weight[rest]
-            model = refitted(estimator, schema, frame.iloc[rest], own, given, seed + int(number))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)  # counted
+                model = refitted(
+                    estimator, schema, frame.iloc[rest], own, given, seed + int(number)
+                )
             seconds += time.perf_counter() - clock
+            failed += not model.converged_
             held = frame.iloc[out]
             cells = None
             if points and gridded(model.schema_, held, given):
                 cells = average_over_cells(model, held, given, points)
             parts.append((out, score(model, held, given), cells))
-        found[name] = _joined(parts, seconds, len(frame), model._traits)
+        found[name] = _joined(parts, seconds, len(frame), model._traits, failed)
     return found
 
 
-def _joined(parts: list[Any], seconds: float, n: int, traits: Any) -> Folded:
+def _joined(parts: list[Any], seconds: float, n: int, traits: Any, failed: int) -> Folded:
     log_p, se = np.zeros(n), np.zeros(n)
     count = max(len(scores.members) for _, scores, _ in parts)
     members = np.zeros((count, n))
@@ -169,4 +177,4 @@ def _joined(parts: list[Any], seconds: float, n: int, traits: Any) -> Folded:
         if cells is not None:
             cells[rows] = own
     methods = sorted({m for _, scores, _ in parts for m in scores.method.split("+")})
-    return Folded(Scores(log_p, se, members, "+".join(methods)), seconds, cells, traits)
+    return Folded(Scores(log_p, se, members, "+".join(methods)), seconds, cells, traits, failed)

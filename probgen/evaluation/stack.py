@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from probgen.batch import Batch
 from probgen.calibration import Calibration, hold_apart
 from probgen.density import Density
+from probgen.diagnostics.report import Finding, Report
 from probgen.door import (
     check_settings,
     check_weight,
@@ -203,9 +204,9 @@ class Stack(Density):
         with np.errstate(divide="ignore"):
             logs = np.log(np.where(found.weights < 1e-9, 0.0, found.weights))
         device = next(iter(fitted.values()))._device
-        family.log_weights = torch.from_numpy(logs - np.logaddexp.reduce(logs)).to(device)
+        log_weights = torch.from_numpy(logs - np.logaddexp.reduce(logs)).to(device)
         results = [result for part in fitted.values() for result in part.results_]
-        family.seeds = torch.tensor([r.seed % 2**62 for r in results], device=device)
+        family.weigh(log_weights, torch.tensor([r.seed % 2**62 for r in results], device=device))
         family = family.to(device).eval()
         result = FitResult(
             losses=[-found.elpd], epochs=max(r.epochs for r in results), seconds=seconds,
@@ -237,6 +238,26 @@ class Stack(Density):
         values = member.log_weights.exp().tolist()
         return dict(zip(map(str, self.parts), values, strict=True))
 
+    def _without_posterior(self) -> list[str]:
+        """Parts with a weight that have no posterior draws."""
+        [member] = self.members_
+        assert isinstance(member, Stacked)  # noqa: S101 - made by `_take` or `_make`
+        names = list(map(str, self.parts))
+        return [names[k] for k in member.without_posterior()]
+
+    def check(self, table: Any = None, train: Any = None) -> Report:
+        """Whether the fit can be believed, as `Density.check`; intervals need every part."""
+        report = super().check(table, train)
+        lacking = self._without_posterior()
+        if not lacking:
+            return report
+        found = Finding(
+            "posterior", "fail", ("intervals",), f"part(s) {', '.join(lacking)} have no posterior",
+            "use held-out scores, or stack families with priors",
+        )  # fmt: skip
+        others = [own for own in report.findings if own.name != "posterior"]
+        return replace(report, findings=(*others, found))
+
     def latent(self, table: Any, unseen: Unseen = "error", extra: Extra = "error") -> pd.DataFrame:
         """Probability of each part given the seen cells of a row, columns ``part[name]``."""
         found = super().latent(table, unseen, extra)
@@ -245,9 +266,10 @@ class Stack(Density):
     def _interval(
         self, batch: Batch, given: Batch | None, level: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        if 0 < level < 1 and not any(self._with_draws.draws):
+        lacking = self._without_posterior()
+        if 0 < level < 1 and lacking:
             raise NotSupported(message(
-                "a Stack with a part that has no posterior draws", "draws of every part",
+                f"a Stack whose part(s) {lacking} have no posterior", "draws of every part",
                 "stack families with priors, such as GaussianMixture and Independent",
             ))  # fmt: skip
         return super()._interval(batch, given, level)

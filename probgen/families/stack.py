@@ -20,18 +20,17 @@ from typing import Any, cast
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from probgen.batch import ROWS, Batch, mix
+from probgen.batch import Batch, mix
 from probgen.conditionals import Conditionals, mixed
 from probgen.errors import NotSupported, message
 from probgen.family import Draws, Family
-from probgen.queries import Predictive, draw_globals, log_prob, sample
-from probgen.queries.contraction import global_sites
+from probgen.queries import Predictive, draw_globals, log_prob, log_prob_draws, sample
 from probgen.queries.density import Estimate
 from probgen.queries.density import mixed as mixed_estimates
 from probgen.queries.draws import count_draws, encoded, keyed, one_row
+from probgen.queries.scoped import scoped_globals
 from probgen.recoding import Moved, foreign_cells, moved, recoded
 from probgen.schema import Schema
 
@@ -81,8 +80,8 @@ class Stacked(Family):
         self._take_traits()
 
     def _take_traits(self) -> None:
-        """What is true of the stack: what is true of all its parts."""
-        each = self._families()
+        """What is true of the stack: what is true of all parts with a weight."""
+        each = [self._families()[j] for j in self._weighty()]
         self.holes = max((m.holes for m in each), key=HOLES.index)
         self.coherent = all(m.coherent for m in each)
         kinds = {m.density for m in each}
@@ -97,6 +96,11 @@ class Stacked(Family):
         self.__dict__.update(traits)  # of the object, where a family has them of its class
         #: whether all parts have closed forms, without which nothing here is exact
         self.exact = all(m.closed_form and getattr(m, "exact", True) for m in each)
+
+    def weigh(self, log_weights: Tensor, seeds: Tensor) -> None:
+        """Set the weights of the parts, and the seeds of their draws."""
+        self.log_weights, self.seeds, self._stored = log_weights, seeds, {}
+        self._take_traits()
 
     def _families(self) -> list[Family]:
         return [cast(Family, member) for member in self.members]
@@ -119,10 +123,7 @@ class Stacked(Family):
         """Run a program of every member for its globals: one draw (1, ...) by site."""
         found: Draws = {}
         for j, member in enumerate(self._families()):
-            one = replace(one_row(member), sites={})
-            with _Named(f"{j}."), poutine.block(hide_fn=_of_rows):
-                trace = poutine.trace(program_of(member)).get_trace(one)
-            found |= {name: s["value"][None] for name, s in global_sites(trace).items()}
+            found |= scoped_globals(program_of(member), one_row(member), f"{j}.")
         return found
 
     # --- states ---------------------------------------------------------------------
@@ -136,25 +137,22 @@ class Stacked(Family):
 
     def load_tensors(self, values: dict[str, Tensor]) -> None:
         """The inverse of `tensors`."""
-        self.log_weights, self.seeds = values["log_weights"], values["seeds"]
         for j, member in enumerate(self._families()):
             head = f"members.{j}."
             own = {n.removeprefix(head): v for n, v in values.items() if n.startswith(head)}
             member.load_tensors(own)
-        self._stored = {}
-        self._take_traits()
+        self.weigh(values["log_weights"], values["seeds"])
 
     # --- globals --------------------------------------------------------------------
 
     def draw_globals(self, count: int, generator: torch.Generator) -> Draws:
-        """Draw s is draw s of every part with a weight; none if one of these has no posterior."""
+        """Draw s is draw s of every part with a weight that has a posterior."""
         each = {
             j: draw_globals(self._families()[j], count, int(self.seeds[j]))
             for j in self._weighty()
         }
-        if not all(each.values()):
-            return {}
-        have = min(count_draws(own) for own in each.values())  # a chain may be shorter
+        # a chain may be shorter
+        have = min((count_draws(own) for own in each.values() if own), default=count)
         return {f"{j}.{n}": v[:have] for j, own in each.items() for n, v in own.items()}
 
     def point_globals(self) -> Draws:
@@ -230,8 +228,24 @@ class Stacked(Family):
         return torch.stack([value.expand_as(wide) for value in found])
 
     def exact_log_prob(self, batch: Batch, draws: Draws | None) -> Tensor | None:
-        """The weighted sum of the parts' closed forms: (n,), or (S, n) at draws."""
-        return self.log_rows(batch, draws)
+        """The weighted sum of the parts' closed forms: (n,), or (S, n) at draws.
+
+        At draws also of parts without one: the pair of the part is run, apart from this one.
+        """
+        if self.exact or not draws:
+            return self.log_rows(batch, draws)
+        found = []
+        for j in self._weighty():
+            inner, shift = self._inner(j, keyed(batch))
+            value = log_prob_draws(self._predictive(j, draws), inner)
+            found.append(value.double() + shift + self.shares[j])
+        wide = max(found, key=len)  # one row where the part has no draws of its own
+        return torch.stack([value.expand_as(wide) for value in found]).logsumexp(0)
+
+    def without_posterior(self) -> list[int]:
+        """Numbers of the parts with a weight that have no globals to draw."""
+        drawn = {name.partition(".")[0] for name in self.draw_globals(1, torch.Generator())}
+        return sorted({self.part[j] for j in self._weighty() if str(j) not in drawn})
 
     def log_rows(self, batch: Batch, draws: Draws | None) -> Tensor | None:
         """What `exact_log_prob` says, and the row's site of the pair."""
@@ -406,26 +420,10 @@ class _Row(dist.TorchDistribution):
         if found is None:
             raise NotSupported(message(
                 "a stack with parts whose density is an estimate, at draws of its parameters",
-                "parts with closed forms", "ask without interval=, or stack other parts",
+                "parts with closed forms", "ask the verbs of the stack instead of its pair",
             ))  # fmt: skip
         return found if found.dim() == 1 else found[0]
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> _Row:
         """Rows are n already."""
         return self
-
-
-class _Named(Messenger):
-    """Puts a prefix before the names of sites."""
-
-    def __init__(self, head: str) -> None:
-        super().__init__()
-        self._head = head
-
-    def _pyro_sample(self, msg: dict[str, Any]) -> None:
-        msg["name"] = self._head + msg["name"]
-
-
-def _of_rows(msg: dict[str, Any]) -> bool:
-    """Whether a site belongs to a row."""
-    return msg["type"] == "sample" and any(f.name == ROWS for f in msg["cond_indep_stack"])
