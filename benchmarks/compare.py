@@ -111,8 +111,9 @@ def known(data: str, only: str, stack_folds: int) -> None:
         ("over_picked", "the part that its folds put first"),
     ):
         own, z = gain[name], gain[name] / gain[f"{name}_se"]
+        least, most = own.min(), own.max()
         print(f"stack minus {what}: mean {own.mean():+.4f} nats a row, median "
-              f"{own.median():+.4f}, least {own.min():+.4f}, most {own.max():+.4f}; better by 2 standard errors in "
+              f"{own.median():+.4f}, {least:+.4f} to {most:+.4f}; better by 2 standard errors in "
               f"{(z > 2).sum()} of {len(z)} tables, worse in {(z < -2).sum()}")  # fmt: skip
 
 

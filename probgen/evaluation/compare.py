@@ -326,6 +326,9 @@ def _notes(
         if entry.failed:
             notes.append(f"{name}: {entry.failed} fit(s) did not converge; a larger max_epochs "
                          "may rank it higher.")  # fmt: skip
+        if entry.scores.doubtful:
+            notes.append(f"{name}: {entry.scores.doubtful} row(s) with a Pareto k-hat above 0.7: "
+                         "their importance-sampling error is larger than stated.")  # fmt: skip
     bounds = [name for name, entry in entries.items() if "bound" in entry.method]
     if bounds:
         notes.append(f"The scores of {', '.join(bounds)} are lower bounds of their log density.")

@@ -176,5 +176,8 @@ def _joined(parts: list[Any], seconds: float, n: int, traits: Any, failed: int) 
             members[:, rows] = scores.members
         if cells is not None:
             cells[rows] = own
+    doubtful = sum(scores.doubtful for _, scores, _ in parts)
     methods = sorted({m for _, scores, _ in parts for m in scores.method.split("+")})
-    return Folded(Scores(log_p, se, members, "+".join(methods)), seconds, cells, traits, failed)
+    return Folded(
+        Scores(log_p, se, members, "+".join(methods), doubtful), seconds, cells, traits, failed
+    )

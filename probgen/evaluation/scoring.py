@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from probgen import queries
 from probgen.density import Density
-from probgen.errors import DataWarning
+from probgen.errors import ApproximationWarning, DataWarning
 from probgen.schema import Schema
 from probgen.table import encode
+from probgen.verbs.base import WORST_SHAPE
 
 __all__ = ["Scores", "average_over_cells", "conditioned", "score"]
 
@@ -37,12 +38,16 @@ class Scores:
         The same by restart; of one restart only, no rows.
     method : str
         As `log_prob(details=True)` says it.
+    doubtful : int
+        Rows with importance weights that are too uneven (Pareto k-hat above 0.7): their `se`
+        is too small.
     """
 
     log_p: Floats
     se: Floats
     members: Floats
     method: str
+    doubtful: int = 0
 
     def monte_carlo(self, share: Floats) -> float:
         """Error of the mean log density from importance sampling, nats a row.
@@ -95,13 +100,15 @@ def score(
     if given and not conditioned(model, given):
         known, rows = frame[list(given)], frame.drop(columns=list(given))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DataWarning)  # rows of density 0 are counted
+        warnings.simplefilter("ignore", DataWarning)  # rows of density 0 are counted,
+        warnings.simplefilter("ignore", ApproximationWarning)  # and those with a bad k-hat
         found = model.log_prob(rows, given=known, details=True, unseen="rare")
         members = _by_restart(model, rows, known) if restarts else np.zeros((0, len(rows)))
     method = str(found["method"].iloc[0]) if len(found) else "exact"
     finite = np.isfinite(found["log_prob"].to_numpy())
     se = np.where(finite, found["se"].to_numpy(np.float64), 0.0)
-    return Scores(found["log_prob"].to_numpy(np.float64), se, members, method)
+    doubtful = int((found["khat"].to_numpy(np.float64) > WORST_SHAPE).sum())
+    return Scores(found["log_prob"].to_numpy(np.float64), se, members, method, doubtful)
 
 
 def _by_restart(model: Density, rows: pd.DataFrame, known: pd.DataFrame | None) -> Floats:
