@@ -7,8 +7,11 @@ from typing import ClassVar
 
 import numpy as np
 import pandas as pd
+import pyro
+import pyro.distributions as dist
 import pytest
 from scipy import stats
+from sklearn.base import clone
 from sklearn.neighbors import KernelDensity
 
 import probgen as pg
@@ -16,7 +19,6 @@ from probgen.evaluation import stacking_weights
 from probgen.evaluation.folds import assign_folds
 from probgen.families.mixture import Mixture
 from probgen.family import Family
-from tests import pairs
 
 FAST = {"starts": 1, "draws": 0, "random_state": 0}
 
@@ -285,19 +287,26 @@ def test_scikit_learn_densities_are_wrapped():
     assert set(found.table.index) == {"kernel", "t"} and np.isfinite(found.table["elpd"]).all()
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_conditionals_of_joint_and_conditional_models_are_compared():
-    table = pairs.hierarchical_table()
-    given = pairs.HIERARCHICAL_GIVEN
+    def slope(batch):
+        k = pyro.sample("k", dist.Normal(0.0, 2.0))
+        with batch.rows():
+            pyro.sample("b", dist.Normal(k * batch["a"], 1.5), obs=batch["b"])
+
+    table, given = drawn(80, 23)[0], ["a"]
     schema = pg.Schema.infer(table)
-    pair = pg.Pair(pairs.hierarchical, draws=10, max_epochs=20, batch_size=1000, random_state=0,
-                   schema=schema).fit(table, given=given)  # fmt: skip
+    pair = pg.Pair(slope, draws=5, max_epochs=10, random_state=0, schema=schema)
+    pair.fit(table, given=given)
     joint = pg.GaussianMixture(2, schema=schema, **FAST).fit(table)
     found = pg.compare({"pair": pair, "joint": joint}, table, given=given)
     rest = table.drop(columns=given)
     assert np.allclose(found.pointwise["joint"], joint.log_prob(rest, given=table[given]))
     assert np.allclose(found.pointwise["pair"], pair.log_prob(table))
     with pytest.raises(pg.SchemaError, match="conditions on"):
-        pg.compare({"pair": pair, "joint": joint}, table, given=given[:1] + list(rest)[:1])
+        pg.compare({"pair": pair, "joint": joint}, table, given=["b"])
+    both = {"pair": clone(pair), "joint": clone(joint)}
+    assert np.isfinite(pg.compare(both, table, 2, given).table["elpd"]).all()
 
 
 # --- refusals -----------------------------------------------------------------------------
