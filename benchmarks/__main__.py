@@ -25,6 +25,7 @@ BENCHMARKS = {
     "known_density": True,
     "imputation": True,
     "adbench": True,
+    "compare": True,
 }
 
 

@@ -74,8 +74,8 @@ class Comparison:
         own = pd.DataFrame(index=self.table.index.rename(None))
         for name in ("elpd", "se", "difference", "difference_se", "weight"):
             own[name] = [_number(value) for value in self.table[name]]
-        apart = [_word(row) for _, row in self.table.iterrows()]
-        own.insert(4, "", apart)
+        words = ["" if apart else "not told apart" for apart in self.table["told_apart"]]
+        own.insert(4, "", ["best", *words[1:]])
         if "elpd_cell" in self.table:
             own["elpd_cell"] = [_number(value) for value in self.table["elpd_cell"]]
         if self.table["impossible"].any():
@@ -113,12 +113,6 @@ class Comparison:
 
 def _number(value: float) -> str:
     return "" if np.isnan(value) else f"{value:.3f}"
-
-
-def _word(row: Any) -> str:
-    if row["difference"] == 0:
-        return "best"
-    return "" if row["told_apart"] else "not told apart"
 
 
 def _plain(value: Any) -> Any:
