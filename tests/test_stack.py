@@ -8,6 +8,7 @@ import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
+import torch
 from scipy.special import logsumexp
 from sklearn.base import clone
 from sklearn.neighbors import KernelDensity
@@ -360,3 +361,20 @@ def test_parts_with_another_measure_are_refused():
 def test_folds_must_fit_the_rows(folds):
     with pytest.raises(pg.SchemaError, match="folds="):
         pg.Stack(parts(), folds=folds).fit(table(50))
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_part_without_a_reserved_level_gives_a_foreign_one_no_mass():
+    def levels(batch):
+        p = pyro.sample("p", dist.Dirichlet(torch.ones(4)))
+        with batch.rows():
+            pyro.sample("label", dist.Categorical(p), obs=batch["label"])
+
+    rows = table(60)[["label"]]
+    own = {"pair": pg.Pair(levels, draws=4, max_epochs=20), "leaf": pg.Independent(draws=4)}
+    stack = pg.Stack(own, folds=2, random_state=0).fit(rows)
+    leaf = stack.parts_["leaf"]
+    new = pd.DataFrame({"label": ["w", "x"]})
+    found = stack.log_prob(new, unseen="rare")
+    own = leaf.log_prob(new, unseen="rare") + np.log(stack.weights_["leaf"])
+    assert np.isclose(found[0], own[0]) and found[1] > own[1]

@@ -156,9 +156,10 @@ class Stacked(Family):
         return {f"{j}.{n}": v[:have] for j, own in each.items() for n, v in own.items()}
 
     def point_globals(self) -> Draws:
-        """The points of all parts."""
+        """The points of all parts with a weight."""
         found: Draws = {}
-        for j, member in enumerate(self._families()):
+        for j in self._weighty():
+            member = self._families()[j]
             own = member.point_globals()
             if own is None:
                 drawn = draw_globals(member, max(1, self.counts[j]), int(self.seeds[j]))
@@ -204,7 +205,8 @@ class Stacked(Family):
         if not member.reserves:  # a level that no row of the fit held has no mass
             foreign = foreign_cells(batch.x, batch.seen, self.schema)
             if bool(foreign.any()):
-                batch = replace(batch, seen=batch.seen & ~foreign, complete=False, key=None)
+                seen, x = batch.seen & ~foreign, torch.where(foreign, 0.0, encoded(batch))
+                batch = replace(batch, x=x, seen=seen, complete=False, key=None)
                 shift = torch.where(foreign.any(1), -math.inf, shift)
         if not self.moved[j] or batch.x is None:
             return batch, shift
