@@ -130,6 +130,20 @@ def test_ranks_follow_the_true_divergence(fitted):
     assert found.table.loc["independent", "told_apart"]
 
 
+def test_intervals_of_a_difference_cover(fitted):
+    """Over fresh tables, the expected difference lies within 1.96 errors 95 times of 100."""
+    two = {name: fitted[name] for name in ("one", "t")}
+    rows = drawn(100_000, 24)[0]
+    d = two["one"].log_prob(rows) - two["t"].log_prob(rows)
+    hits, times = 0, 150
+    for part in range(times):
+        found = pg.compare(two, rows[part * 200 : (part + 1) * 200], cells=0)
+        sign = 1 if found.best == "t" else -1
+        row = found.table.iloc[1]
+        hits += abs(row["difference"] - sign * d.mean()) < 1.96 * row["difference_se"]
+    assert abs(hits / times - 0.95) < 4 * math.sqrt(0.95 * 0.05 / times)
+
+
 def test_units_move_all_by_the_same_and_no_difference(fitted):
     train, test = drawn(300, 4)[0], drawn(300, 5)[0]
     boards = []

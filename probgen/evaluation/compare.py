@@ -335,5 +335,6 @@ def _notes(
     if how != "held-out rows":
         notes.append("The standard errors take the rows as independent. They leave out that the "
                      "fits of the folds share rows, and that a fit to all rows is a little "
-                     "better (Bengio and Grandvalet 2004).")  # fmt: skip
+                     "better (Bengio and Grandvalet 2004): nominal 95 % intervals of differences "
+                     "by folds covered 74 to 89 % in benchmarks/compare.py.")  # fmt: skip
     return tuple(notes)
