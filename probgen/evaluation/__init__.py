@@ -1,1 +1,5 @@
-"""Comparing densities, and stacking them."""
+"""Comparing densities, stacking them, and calibrating them by simulation."""
+
+from probgen.evaluation.simulations import Simulations
+
+__all__ = ["Simulations"]
