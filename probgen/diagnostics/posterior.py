@@ -19,7 +19,10 @@ from probgen.queries.pareto import pareto_k
 from probgen.schema import Schema
 from probgen.session import guarded
 
-__all__ = ["Fitted", "Kind", "guide_khat", "guide_log_p_q", "kind", "log_globals", "posterior"]
+__all__ = [
+    "Fitted", "Kind", "guide_khat", "guide_log_p_q", "kind", "log_globals", "log_sites",
+    "posterior",
+]  # fmt: skip
 
 Floats = NDArray[np.float64]
 #: where posterior draws come from: nowhere, the guide, or a sampler of the family's own
@@ -86,9 +89,14 @@ def guide_log_p_q(member: Family, draws: Draws, batch: Batch) -> tuple[Tensor, T
 
 def log_globals(program: Any, one: Batch, values: dict[str, Tensor]) -> Tensor:
     """Log density of values of the globals under a model or guide, nats; inside `guarded`."""
-    sites = global_sites(traced(program, one, values))
-    terms = [site["fn"].log_prob(values[name]).sum() for name, site in sites.items()]
+    terms = list(log_sites(program, one, values).values())
     return torch.stack(terms).sum().double() if terms else torch.zeros((), dtype=torch.float64)
+
+
+def log_sites(program: Any, one: Batch, values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The terms of `log_globals`, by site."""
+    sites = global_sites(traced(program, one, values))
+    return {name: site["fn"].log_prob(site["value"]).sum() for name, site in sites.items()}
 
 
 def guide_khat(model: Fitted, batch: Batch) -> Floats:

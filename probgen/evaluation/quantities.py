@@ -8,7 +8,7 @@ density of single rows do not depend on the order of exchangeable parts.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,10 +64,17 @@ class Quantities:
     def __post_init__(self) -> None:
         names = ["log likelihood", *(f"log p(row {i})" for i in range(ROWS))]
         names += [f"log p(point {i})" for i in range(len(self.points))]
+        object.__setattr__(self, "names", names + self.of_sites(self.sites) + list(self.own))
+
+    def of_sites(self, sites: Iterable[str]) -> list[str]:
+        """Names of the quantities that are entries of some sites."""
+        chosen, names = set(sites), []
         for site, places in self.sites.items():
             label = f"sorted {site}" if site in self.sorted else site
-            names += [f"{label}{list(place)}" if place else label for place in places]
-        object.__setattr__(self, "names", names + list(self.own))
+            names += [
+                f"{label}{list(place)}" if place else label for place in places if site in chosen
+            ]
+        return names
 
     def values(self, predictive: Predictive, batch: Batch) -> Floats:
         """The quantities (S, Q) at the draws of all members, member by member.

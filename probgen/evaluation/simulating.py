@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from probgen.batch import Batch
 from probgen.density import Density
 from probgen.diagnostics.chains import effective_size
-from probgen.diagnostics.posterior import kind, log_globals, posterior
+from probgen.diagnostics.posterior import kind, log_sites, posterior
 from probgen.errors import FitError, NotSupported, ProbgenError, SchemaError, message, warn
 from probgen.evaluation.quantities import LOOKED, Quantities, Quantity
 from probgen.evaluation.simulations import NOMINAL, Simulations
@@ -68,7 +68,9 @@ def calibrate(
         run = _Run.of(model, table, rows, quantities or {}, random_state, dict(fit or {}))
         clock = time.perf_counter()
         bar = tqdm(range(int(simulations)), unit="fit", disable=not progress, leave=False)
-        found = {number: run.simulate(number) for number in bar}
+        found: dict[int, _Outcome] = {}
+        for number in bar:
+            found[number] = run.simulate(number)
         seconds = time.perf_counter() - clock
     return run.gathered(found, seconds)
 
@@ -96,7 +98,7 @@ class _Outcome:
     covered: NDArray[np.bool_] | None = None
     converged: bool = True
     redrawn: int = 0
-    moved: bool | None = None
+    moved: frozenset[str] = frozenset()
     why: str = ""
     site: str = ""
 
@@ -157,7 +159,7 @@ class _Run:
             outcome = self._ranked(truth, refit, np.random.default_rng(third))
         except (ProbgenError, ArithmeticError, RuntimeError, np.linalg.LinAlgError) as error:
             return _Outcome(why=f"{type(error).__name__}: {_first_line(error)}", redrawn=tried)
-        moved = self._moved(truth, refit) if number < COMPARED else None
+        moved = self._moved(truth, refit) if number < COMPARED else frozenset()
         return replace(outcome, redrawn=tried, moved=moved)
 
     def _ranked(self, truth: Truth, refit: Density, rng: np.random.Generator) -> _Outcome:
@@ -193,19 +195,23 @@ class _Run:
         most = max(1, each // 4)
         return np.clip(np.ceil(len(draws) / size - 0.1), 1, most).astype(np.int64)
 
-    def _moved(self, truth: Truth, refit: Density) -> bool:
-        """Whether the prior of the fit is another one than that of the truth."""
+    def _moved(self, truth: Truth, refit: Density) -> frozenset[str]:
+        """Global sites whose prior in the fit is another one than that of the truth."""
         values = one_draw(truth.globals, 0)
-        member = self.tables.member
-        try:
-            with torch.no_grad(), guarded(0):
-                both = [
-                    float(log_globals(own.model, one_row(own, self.tables.blank), values))
-                    for own in (member, refit.members_[0])
-                ]
-        except (ValueError, RuntimeError):  # another shape: another prior
-            return True
-        return abs(both[0] - both[1]) > 1e-6 * (1 + abs(both[0]))
+        one = self.tables.blank.take(slice(0, 1))
+        with torch.no_grad(), guarded(0):
+            before = log_sites(self.tables.member.model, one, values)
+            own = global_sites(traced(refit.members_[0].model, one, {}))
+            same = {
+                name: value for name, value in values.items()
+                if name in own and own[name]["value"].shape == value.shape
+            }  # fmt: skip
+            after = log_sites(refit.members_[0].model, one, same)
+            after = {name: value for name, value in after.items() if name in same}
+        return frozenset(
+            name for name, value in before.items()
+            if name not in after or abs(float(value - after[name])) > 1e-6 * (1 + abs(value))
+        )  # fmt: skip
 
     # --- all of them ------------------------------------------------------------------------
 
@@ -218,9 +224,9 @@ class _Run:
         index = pd.Index(list(sound), name="simulation")
         names = pd.Index(self.quantities.names, name="quantity")
         ranks = pd.DataFrame(np.stack([_held(one.ranks) for one in sound.values()]), index, names)
-        whole = (ranks >= 0).all()
+        moved = frozenset[str]().union(*(one.moved for one in found.values()))
+        whole = (ranks >= 0).all() & ~names.isin(self.quantities.of_sites(moved))
         covered = np.stack([_held(one.covered) for one in sound.values()])
-        notes = self._notes(found, list(names[~whole]))
         return Simulations(
             ranks.loc[:, whole], len(posterior(self.model)),
             {
@@ -228,7 +234,7 @@ class _Run:
                 for i, level in enumerate(NOMINAL)
             },
             len(self.tables.blank), repr(self.model), failed,
-            sum(not one.converged for one in sound.values()), notes, seconds,
+            sum(not one.converged for one in sound.values()), self._notes(found, moved), seconds,
         )  # fmt: skip
 
     def _complain(self, found: dict[int, _Outcome], failed: dict[int, str], fatal: bool) -> None:
@@ -245,12 +251,13 @@ class _Run:
             raise FitError(text)
         warn(text)
 
-    def _notes(self, found: dict[int, _Outcome], lost: list[str]) -> tuple[str, ...]:
+    def _notes(self, found: dict[int, _Outcome], moved: frozenset[str]) -> tuple[str, ...]:
         notes = []
-        if any(one.moved for one in found.values()):
+        if moved:
             notes.append(
-                "The prior of this family follows the table that it is fitted to, so truths come "
-                "from a slightly different one: small departures need not be the posterior's."
+                f"The prior of {', '.join(sorted(moved))} follows the table that is fitted: truths "
+                "come from another prior than the fits', their numbers are not compared, and what "
+                "is off in the other quantities need not be the posterior's fault."
             )
         redrawn = sum(one.redrawn for one in found.values())
         if redrawn:
@@ -258,8 +265,6 @@ class _Run:
                 f"{redrawn} truths were left out because no data frame can hold their tables; "
                 "that leaves the ranks of the others as they are."
             )
-        if lost:
-            notes.append(f"Not ranked, since their number follows the table: {', '.join(lost)}.")
         if self.quantities.dropped:
             notes.append(f"{self.quantities.dropped} more entries of globals were not ranked.")
         return tuple(notes)
@@ -295,7 +300,10 @@ def _refit(
     fresh = clone(model).set_params(
         schema=schema, columns=None, random_state=seed % 2**31, progress=False
     )
-    return fresh.fit(table, given=given, **fit)
+    fresh.fit(table, given=given, **fit)
+    if any(result.reason == "interrupted" for result in fresh.results_):
+        raise KeyboardInterrupt  # a fit keeps its best state; half a simulation is worth nothing
+    return fresh
 
 
 def _context(
