@@ -129,7 +129,7 @@ class _Run:
         simulated = simulated_schema(schema, reserves)
         blank = _blank(model, context, simulated)
         member = model.members_[0]
-        if reserves or len(context) != getattr(model, "_rows", None):
+        if reserves or len(context) != getattr(model, "_fitted_rows", None):
             # a prior may go by the number of rows, and by the number of levels
             drawn = _rows_of(model, context, given, seed)
             member = _refit(model, simulated, drawn, given, seed, fit).members_[0]
@@ -320,7 +320,7 @@ def _context(
         chosen = frame[given] if rows is None else frame[given].iloc[np.arange(rows) % len(frame)]
         return chosen.reset_index(drop=True)
     n = rows if rows is not None else len(frame) if frame is not None else None
-    n = getattr(model, "_rows", None) if n is None else n
+    n = getattr(model, "_fitted_rows", None) if n is None else n
     if n is None:
         raise SchemaError(message(
             "a model that no longer knows how many rows it was fitted to", "a number of rows",

@@ -140,7 +140,7 @@ class Simulations:
     # --- shown ----------------------------------------------------------------------------
 
     def _head(self) -> str:
-        bad = self.summary[self.summary["verdict"] != "ok"]
+        bad = self.summary[self.summary["verdict"] != "ok"].sort_values("p_value", kind="stable")
         if not len(bad):
             return "calibrated: nothing speaks against it"
         named = [f"{name} {_directed(row)}" for name, row in bad.head(5).iterrows()]
