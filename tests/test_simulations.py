@@ -26,6 +26,7 @@ from tests.registry import REGISTRY, subject
 
 # --- a family whose posterior is known, and can be made wrong -----------------------------------
 
+
 class Mean(Family):
     """The mean of a normal of variance 1, with a guide that is right but for what it is told."""
 

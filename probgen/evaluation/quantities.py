@@ -137,7 +137,8 @@ def _entry(value: Floats, place: tuple[int, ...]) -> Floats:
     inside = len(place) == value.ndim - 1 and all(
         i < size for i, size in zip(place, value.shape[1:], strict=False)
     )
-    return value[(slice(None), *place)] if inside else np.full(len(value), np.nan)
+    at: Any = (slice(None), *place)
+    return value[at] if inside else np.full(len(value), np.nan)
 
 
 def _is_new(draws: Floats, known: set[bytes]) -> bool:
@@ -164,5 +165,3 @@ def joined(first: Batch, second: Batch) -> Batch:
         context = torch.cat([first.context, second.context])
     x, seen = torch.cat([first.x, second.x]), torch.cat([first.seen, second.seen])
     return Batch.of(x, seen, context=context)
-
-

@@ -224,9 +224,7 @@ def _reach(quantities: int, power: float) -> float:
     return float(stats.norm.isf(tail) + stats.norm.ppf(power))
 
 
-def seen_with(
-    simulations: int, quantities: int, power: float = 0.8
-) -> tuple[float, float, float]:
+def seen_with(simulations: int, quantities: int, power: float = 0.8) -> tuple[float, float, float]:
     """The least bias, and the spreads below and above 1, that are seen with chance `power`.
 
     Infinite, 0 and infinite where no miscalibration of that kind is.
@@ -234,7 +232,8 @@ def seen_with(
     reach = _reach(quantities, power) / math.sqrt(max(1, simulations))
     share = 0.5 + reach / math.sqrt(12)
     bias = math.sqrt(2) * float(stats.norm.ppf(share)) if share < 1 else math.inf
-    return bias, *(_width(1 / 12 + sign * reach / math.sqrt(180)) for sign in (1, -1))
+    step = reach / math.sqrt(180)
+    return bias, _width(1 / 12 + step), _width(1 / 12 - step)
 
 
 def _width(variance: float) -> float:

@@ -28,7 +28,7 @@ from probgen.evaluation.truths import Tables, Truth, Unwritable, simulated_schem
 from probgen.family import Draws, Family
 from probgen.frames import to_frame
 from probgen.queries.contraction import global_sites, traced
-from probgen.queries.draws import one_draw, one_row
+from probgen.queries.draws import one_draw
 from probgen.queries.intervals import quantiles
 from probgen.schema import Schema
 from probgen.session import guarded, spawn_seeds
@@ -67,20 +67,25 @@ def calibrate(
         warnings.simplefilter("ignore")
         run = _Run.of(model, table, rows, quantities or {}, random_state, dict(fit or {}))
         clock = time.perf_counter()
-        bar = tqdm(range(int(simulations)), unit="fit", disable=not progress, leave=False)
         found: dict[int, _Outcome] = {}
-        for number in bar:
-            found[number] = run.simulate(number)
+        try:
+            for number in tqdm(
+                range(int(simulations)), unit="fit", disable=not progress, leave=False
+            ):
+                found[number] = run.simulate(number)
+        except KeyboardInterrupt:
+            if len(found) < 2:
+                raise
         seconds = time.perf_counter() - clock
-    return run.gathered(found, seconds)
+    return run.gathered(found, int(simulations), seconds)
 
 
 def _check(model: Density, simulations: int, rows: int | None) -> None:
-    for name, value, least in (("simulations", simulations, 2), ("rows", rows, 2)):
-        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-        if not (value is None and name == "rows") and (not whole or value < least):
+    asked = {"simulations": simulations} | ({} if rows is None else {"rows": rows})
+    for name, value in asked.items():
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 2:
             raise SchemaError(message(
-                f"{name}={value!r}", f"a whole number, {least} or more", f"change {name}"
+                f"{name}={value!r}", "a whole number, 2 or more", f"change {name}"
             ))  # fmt: skip
     if kind(model) == "none":
         raise NotSupported(message(
@@ -144,31 +149,29 @@ class _Run:
     def simulate(self, number: int) -> _Outcome:
         """One truth, its table, the refit, and the rank of the truth; by its number alone."""
         first, second, third = spawn_seeds([self.seed, 1, number], 3)
+        why: list[Unwritable] = []
         truth: Truth | None = None
-        tried = 0
-        for tried, own in enumerate(spawn_seeds(first, TRIES)):
+        for own in spawn_seeds(first, TRIES):
             try:
                 truth = self.tables.draw(own)
                 break
             except Unwritable as error:
-                failure = _Outcome(why=str(error), site=error.site, redrawn=TRIES)
+                why.append(error)
         if truth is None:
-            return failure
+            return _Outcome(why=str(why[0]), site=why[0].site, redrawn=len(why))
         try:
             refit = _refit(self.model, self.schema, truth.table, self.given, second, self.fit)
             outcome = self._ranked(truth, refit, np.random.default_rng(third))
-        except (ProbgenError, ArithmeticError, RuntimeError, np.linalg.LinAlgError) as error:
-            return _Outcome(why=f"{type(error).__name__}: {_first_line(error)}", redrawn=tried)
+        except (ProbgenError, ArithmeticError, RuntimeError, ValueError) as error:
+            return _Outcome(why=f"{type(error).__name__}: {_first_line(error)}", redrawn=len(why))
         moved = self._moved(truth, refit) if number < COMPARED else frozenset()
-        return replace(outcome, redrawn=tried, moved=moved)
+        return replace(outcome, redrawn=len(why), moved=moved)
 
     def _ranked(self, truth: Truth, refit: Density, rng: np.random.Generator) -> _Outcome:
         encoded = encode(truth.table, self.schema)
         batch = refit._batch(encoded, refit._device)
         held = posterior(refit)
-        true = replace(
-            held, members=[self.tables.member], draws=[truth.globals], integrated=False
-        )
+        true = replace(held, members=[self.tables.member], draws=[truth.globals], integrated=False)
         draws = self.quantities.values(held, batch)
         value = self.quantities.values(true, batch)[0]
         covered = []
@@ -215,7 +218,7 @@ class _Run:
 
     # --- all of them ------------------------------------------------------------------------
 
-    def gathered(self, found: dict[int, _Outcome], seconds: float) -> Simulations:
+    def gathered(self, found: dict[int, _Outcome], asked: int, seconds: float) -> Simulations:
         """The ranks of all simulations, or an error where hardly any gave a fit."""
         sound = {i: one for i, one in found.items() if one.ranks is not None}
         failed = {i: one.why for i, one in found.items() if one.ranks is None}
@@ -234,7 +237,8 @@ class _Run:
                 for i, level in enumerate(NOMINAL)
             },
             len(self.tables.blank), repr(self.model), failed,
-            sum(not one.converged for one in sound.values()), self._notes(found, moved), seconds,
+            sum(not one.converged for one in sound.values()),
+            self._notes(found, asked, moved), seconds,
         )  # fmt: skip
 
     def _complain(self, found: dict[int, _Outcome], failed: dict[int, str], fatal: bool) -> None:
@@ -251,13 +255,17 @@ class _Run:
             raise FitError(text)
         warn(text)
 
-    def _notes(self, found: dict[int, _Outcome], moved: frozenset[str]) -> tuple[str, ...]:
+    def _notes(
+        self, found: dict[int, _Outcome], asked: int, moved: frozenset[str]
+    ) -> tuple[str, ...]:
         notes = []
+        if len(found) < asked:
+            notes.append(f"Interrupted: {len(found)} of {asked} simulations were made.")
         if moved:
             notes.append(
-                f"The prior of {', '.join(sorted(moved))} follows the table that is fitted: truths "
-                "come from another prior than the fits', their numbers are not compared, and what "
-                "is off in the other quantities need not be the posterior's fault."
+                f"The prior of {', '.join(sorted(moved))} follows the table that is fitted: "
+                "truths come from another prior than that of the fits. Its numbers are not "
+                "compared, and what is off in other quantities need not be the posterior's fault."
             )
         redrawn = sum(one.redrawn for one in found.values())
         if redrawn:
@@ -364,7 +372,7 @@ def _points(
 ) -> Batch:  # fmt: skip
     """Rows fixed beforehand: of the table if it has the modelled columns, else of the model."""
     if frame is not None and all(name in frame for name in schema.names):
-        own = frame.dropna().iloc[: POINTS]
+        own = frame.dropna().iloc[:POINTS]
     else:
         own = _rows_of(model, context.iloc[:POINTS], given, seed)
     encoded = encode(own, schema)
@@ -379,5 +387,3 @@ def _prior(member: Family, blank: Batch, seed: int) -> Draws:
             sites = global_sites(traced(member.model, blank.take(slice(0, 1)), {}))
             drawn.append({name: site["value"].detach() for name, site in sites.items()})
     return {name: torch.stack([one[name] for one in drawn]) for name in drawn[0]}
-
-

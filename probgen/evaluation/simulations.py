@@ -12,8 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from probgen.evaluation.ranks import Judged, ecdf_band, holm, judge, needed, seen_with
-from probgen.evaluation.ranks import LEVEL as LEVEL
+from probgen.evaluation.ranks import LEVEL, Judged, ecdf_band, holm, judge, needed, seen_with
 
 __all__ = ["NOMINAL", "Simulations"]
 
@@ -63,7 +62,9 @@ class Simulations:
     Examples
     --------
     >>> rng = np.random.default_rng(0)
-    >>> ranks = pd.DataFrame({"right": rng.integers(0, 100, 200), "high": rng.integers(0, 60, 200)})
+    >>> ranks = pd.DataFrame(
+    ...     {"right": rng.integers(0, 100, 200), "high": rng.integers(0, 60, 200)}
+    ... )
     >>> found = Simulations(ranks, 99)
     >>> found.summary["verdict"].tolist(), found.ok
     (['ok', 'biased'], False)
