@@ -2,11 +2,11 @@
 
 import math
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import scipy.stats as st
-import numpy as np
 import torch
 
 from probgen import queries
