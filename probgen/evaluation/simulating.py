@@ -102,6 +102,7 @@ class _Outcome:
     ranks: NDArray[np.int64] | None = None
     covered: NDArray[np.bool_] | None = None
     converged: bool = True
+    source: str = ""
     redrawn: int = 0
     moved: frozenset[str] = frozenset()
     why: str = ""
@@ -120,6 +121,7 @@ class _Run:
     seed: int
     fit: dict[str, Any]
     source: str
+    draws: int
 
     @classmethod
     def of(
@@ -142,7 +144,8 @@ class _Run:
         prior = _prior(member, blank, seed)
         points = _points(model, simulated, frame, context, given, seed)
         found = Quantities.of(member, prior, own, points)
-        return cls(model, simulated, tables, given, found, seed, fit, kind(model))
+        count = len(posterior(model))
+        return cls(model, simulated, tables, given, found, seed, fit, kind(model), count)
 
     # --- one simulation ---------------------------------------------------------------------
 
@@ -162,6 +165,8 @@ class _Run:
         try:
             refit = _refit(self.model, self.schema, truth.table, self.given, second, self.fit)
             outcome = self._ranked(truth, refit, np.random.default_rng(third))
+        except NotSupported:  # of any table: not a failure of this fit
+            raise
         except (ProbgenError, ArithmeticError, RuntimeError, ValueError) as error:
             return _Outcome(why=f"{type(error).__name__}: {_first_line(error)}", redrawn=len(why))
         moved = self._moved(truth, refit) if number < COMPARED else frozenset()
@@ -179,24 +184,16 @@ class _Run:
         for level in NOMINAL:
             lower, upper = (end.numpy() for end in quantiles(ordered, level))
             covered.append((value >= lower) & (value <= upper))
-        steps = self._steps(draws, len(held.members))
+        source = kind(refit)
+        steps = (
+            _steps(draws, len(held.members)) if source == "sampler" else np.ones(len(value), int)
+        )
         ranks = np.array([
             -1 if math.isnan(value[q]) or np.isnan(draws[:, q]).any()
-            else _rank(value[q], draws[:: steps[q], q], len(draws), rng)
+            else _rank(value[q], draws[:: steps[q], q], self.draws, rng)
             for q in range(len(value))
         ])  # fmt: skip
-        return _Outcome(ranks, np.stack(covered), bool(refit.converged_))
-
-    def _steps(self, draws: Floats, chains: int) -> NDArray[np.int64]:
-        """Every how many draws of a chain are nearly independent, by quantity."""
-        each = len(draws) // chains
-        if self.source != "sampler" or each < 8:
-            return np.ones(draws.shape[1], dtype=np.int64)
-        with np.errstate(invalid="ignore"):
-            size = effective_size(draws.reshape(chains, each, -1))
-        size = np.where(np.isfinite(size) & (size > 0), size, len(draws))
-        most = max(1, each // 4)
-        return np.clip(np.ceil(len(draws) / size - 0.1), 1, most).astype(np.int64)
+        return _Outcome(ranks, np.stack(covered), bool(refit.converged_), source)
 
     def _moved(self, truth: Truth, refit: Density) -> frozenset[str]:
         """Global sites whose prior in the fit is another one than that of the truth."""
@@ -231,7 +228,7 @@ class _Run:
         whole = (ranks >= 0).all() & ~names.isin(self.quantities.of_sites(moved))
         covered = np.stack([_held(one.covered) for one in sound.values()])
         return Simulations(
-            ranks.loc[:, whole], len(posterior(self.model)),
+            ranks.loc[:, whole], self.draws,
             {
                 level: pd.DataFrame(covered[:, i], index, names).loc[:, whole]
                 for i, level in enumerate(NOMINAL)
@@ -267,6 +264,12 @@ class _Run:
                 "truths come from another prior than that of the fits. Its numbers are not "
                 "compared, and what is off in other quantities need not be the posterior's fault."
             )
+        sources = {one.source for one in found.values() if one.source} - {self.source}
+        if sources:
+            notes.append(
+                f"Draws of the model came from its {self.source}, those of the fits from their "
+                f"{', '.join(sorted(sources))}: pass on what its fit was given, if anything."
+            )
         redrawn = sum(one.redrawn for one in found.values())
         if redrawn:
             notes.append(
@@ -276,6 +279,17 @@ class _Run:
         if self.quantities.dropped:
             notes.append(f"{self.quantities.dropped} more entries of globals were not ranked.")
         return tuple(notes)
+
+
+def _steps(draws: Floats, chains: int) -> NDArray[np.int64]:
+    """Every how many draws (S, Q) of a chain are nearly independent, by quantity."""
+    each = len(draws) // chains
+    if each < 8:
+        return np.ones(draws.shape[1], dtype=np.int64)
+    with np.errstate(invalid="ignore"):
+        size = effective_size(draws.reshape(chains, each, -1))
+    size = np.where(np.isfinite(size) & (size > 0), size, len(draws))
+    return np.clip(np.ceil(len(draws) / size - 0.1), 1, max(1, each // 4)).astype(np.int64)
 
 
 def _held(value: NDArray[Any] | None) -> NDArray[Any]:
