@@ -77,39 +77,39 @@ def judge(ranks: NDArray[np.integer], draws: int) -> Judged:
     >>> ranks = np.random.default_rng(0).integers(0, 101, 200)
     >>> judge(ranks, 100).p > 0.05
     True
-    >>> judge(ranks // 2, 100).kind  # truths are low, so the posterior is high
+    >>> judge(ranks // 2, 100).kind  # truths are low: the posterior is too high
     'biased'
     """
     n = len(ranks)
     u = (ranks + 0.5) / (draws + 1)
-    z_mean, z_var = _moments(u, draws)
+    z_mean, z_var, excess = _moments(u, draws)
     p = min(2 * stats.norm.sf(abs(z_mean)), 2 * stats.norm.sf(abs(z_var)), _ecdf_p(ranks, draws))
     kind: Verdict = "biased"
     if abs(z_var) > abs(z_mean):
         kind = "under-dispersed" if z_var > 0 else "over-dispersed"
     edge = 0.5 / n  # all ranks at one end: as far as n simulations can tell
     bias = -math.sqrt(2) * float(stats.norm.ppf(np.clip(u.mean(), edge, 1 - edge)))
-    return Judged(min(1.0, TESTS * float(p)), bias, _spread(u, draws), kind)
+    return Judged(min(1.0, TESTS * float(p)), bias, _width(1 / 12 + excess), kind)
 
 
-def _moments(u: Floats, draws: int) -> tuple[float, float]:
-    """The mean and the variance of ranks, as standard normal scores."""
+def _moments(u: Floats, draws: int) -> tuple[float, float, float]:
+    """The mean and the variance of ranks as standard normal scores, and the excess variance."""
     n = len(u)
     gaps = ((np.arange(draws + 1) + 0.5) / (draws + 1) - 0.5) ** 2
     z_mean = (u.mean() - 0.5) * math.sqrt(n / gaps.mean())
-    z_var = (u.var(ddof=1) - gaps.mean()) * math.sqrt(n) / gaps.std()
-    return float(z_mean), float(z_var)
+    excess = _excess(u, float(gaps.mean()))
+    return float(z_mean), excess * math.sqrt(n) / float(gaps.std()), excess
 
 
-def _spread(u: Floats, draws: int) -> float:
-    """Width of a normal posterior whose ranks have this variance, over the right width.
+def _excess(u: Floats, uniform: float) -> float:
+    """Variance of ranks beyond that of uniform ones, as far as a shift does not explain it.
 
-    With s the width, the rank of z ~ N(0, 1) is Phi(z / s), whose variance is
-    arcsin(a / (1 + a)) / (2 pi) with a = s^-2.
+    A biased posterior narrows the ranks around their mean and spreads them around 1/2: only
+    what both measures agree on is the width.
     """
-    variance = u.var() + 1 / (12 * (draws + 1) ** 2)  # of ranks spread over their cell
-    ratio = math.sin(min(2 * math.pi * variance, 0.4999 * math.pi))
-    return math.sqrt((1 - ratio) / ratio)
+    around_mean = float(u.var(ddof=1)) - uniform
+    around_half = float(((u - 0.5) ** 2).mean()) - uniform
+    return max(around_mean, 0.0) + min(around_half, 0.0)
 
 
 def _places(draws: int) -> NDArray[np.int64]:
@@ -212,7 +212,7 @@ def needed(quantities: int, bias: float = 0.0, spread: float = 1.0, power: float
     Examples
     --------
     >>> needed(1, bias=0.5), needed(1, spread=0.8)
-    (48, 207)
+    (46, 132)
     """
     effect = _effect(bias, spread)
     return math.ceil((_reach(quantities, power) / effect) ** 2) if effect else 0
@@ -237,5 +237,10 @@ def seen_with(simulations: int, quantities: int, power: float = 0.8) -> tuple[fl
 
 
 def _width(variance: float) -> float:
+    """Width of a normal posterior whose ranks have this variance, over the right width.
+
+    With s the width, the rank of z ~ N(0, 1) is Phi(z / s), whose variance is
+    arcsin(a / (1 + a)) / (2 pi) with a = s^-2.
+    """
     ratio = math.sin(2 * math.pi * min(variance, 0.25)) if variance > 0 else 0.0
     return math.sqrt((1 - ratio) / ratio) if ratio > 0 else math.inf
