@@ -33,8 +33,11 @@ import pyro.distributions as dist
 import torch
 
 import probgen as pg
+from probgen.batch import Batch
 from probgen.evaluation import Simulations
 from probgen.evaluation.simulations import NOMINAL
+from probgen.gibbs import posterior_draws
+from probgen.queries.intervals import quantiles
 
 #: standard errors that a coverage may lie off its nominal rate
 BAND = 3.0
@@ -263,6 +266,40 @@ def fixed(tables: int, truths: int = 3, **own: Any) -> None:
               f"{', '.join(wrong)}", flush=True)  # fmt: skip
 
 
+def long_chain(tables: int = 6, draws: int = 1500) -> None:
+    """Is it the chain, or the posterior? Long chains from the truth beside short ones.
+
+    Coverage of 80 % intervals, and the mean share of the smaller component, of the chain that
+    a fit runs and of one fifteen times as long that starts at the true parameters.
+    """
+    for distance, seed in ((1.5, 1), (1.5, 2), (2.0, 1), (2.0, 2)):
+        at = Fixed.apart(distance, seed)
+        start = {
+            "weights": torch.tensor(at.share), "mean": torch.tensor(at.mean),
+            "precision": torch.stack([torch.diag(torch.tensor(s) ** -2.0) for s in at.scale]),
+        }  # fmt: skip
+        found = []
+        for number in range(tables):
+            table = at.table(200, number)
+            x = torch.from_numpy(table.to_numpy())
+            model = pg.GaussianMixture(2, schema=plain(2), random_state=number, posterior="gibbs")
+            family: Any = model.fit(table).members_[0]
+            chain = posterior_draws(
+                family.rows, family.plugin(start), family.plugin, family._draw_weights,
+                Batch.of(x), draws, torch.Generator().manual_seed(number), forced=True,
+            )  # fmt: skip
+            true = at.log_density(table.to_numpy())
+            for own in (family.refined, chain):
+                ordered = family.exact_log_prob(Batch.of(x), own).sort(0).values
+                low, high = (end.numpy() for end in quantiles(ordered, 0.8))
+                smaller = float(own["weights"].min(1).values.mean())
+                found.append((float(((true >= low) & (true <= high)).mean()), smaller))
+        short, long = np.mean(found[::2], 0), np.mean(found[1::2], 0)
+        print(f"{distance} sd apart, truth {seed}: short chain of the fit covers {short[0]:.2f}, "
+              f"smaller component {short[1]:.3f}; {draws} draws from the truth {long[0]:.2f}, "
+              f"{long[1]:.3f}", flush=True)  # fmt: skip
+
+
 def main(data: str | None = None, simulations: int = 200, only: str = "") -> None:
     """Print all of them; `only` names a part of the settings, or "fixed"."""
     clock = time.perf_counter()
@@ -272,6 +309,7 @@ def main(data: str | None = None, simulations: int = 200, only: str = "") -> Non
     if only in ("", "fixed"):
         for posterior in ("mean_field", "gibbs"):
             fixed(simulations // 20, posterior=posterior)
+        long_chain()
     print(f"{time.perf_counter() - clock:.0f} s")
 
 
