@@ -19,6 +19,7 @@ BENCHMARKS = {
     "step_time": False,
     "encode": False,
     "intervals": False,
+    "interval_coverage": False,
     "conditionals": False,
     "false_discoveries": False,
     "events": False,

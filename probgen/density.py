@@ -178,6 +178,7 @@ class Density(Verbs, DensityMixin, BaseEstimator):
             batch, held = split(batch, self.validation, torch.Generator().manual_seed(seeds[1]))
         fits = fit_starts(lambda: self._make(schema).to(device), batch, training, held)
         self._install(schema, fits)
+        self._fitted_rows = len(batch) + (0 if held is None else len(held))
         self.calibration_ = None if apart is None else Calibration.of(apart, frame, schema)
         self.seed_ = training.random_state
         return self

@@ -187,6 +187,13 @@ class Family(nn.Module):
         """Exact probabilities (n, codes) of the row labels that the model sums out, by name."""
         return None
 
+    def interchangeable(self) -> frozenset[str]:
+        """Names of global sites whose parts can change places: "component 3" has no identity.
+
+        Such numbers are not compared between fits; what does not depend on the order is.
+        """
+        return frozenset()
+
     def align(self, reference: Family) -> None:
         """Relabel so that parts match those of another restart; nothing to do by default."""
 

@@ -19,7 +19,10 @@ from probgen.queries.pareto import pareto_k
 from probgen.schema import Schema
 from probgen.session import guarded
 
-__all__ = ["Fitted", "Kind", "guide_khat", "guide_log_p_q", "kind", "posterior"]
+__all__ = [
+    "Fitted", "Kind", "guide_khat", "guide_log_p_q", "kind", "log_globals", "log_sites",
+    "posterior",
+]  # fmt: skip
 
 Floats = NDArray[np.float64]
 #: where posterior draws come from: nowhere, the guide, or a sampler of the family's own
@@ -79,15 +82,21 @@ def guide_log_p_q(member: Family, draws: Draws, batch: Batch) -> tuple[Tensor, T
     with torch.no_grad(), guarded(0):
         for s in range(count_draws(draws)):
             values = one_draw(draws, s)
-            prior.append(_log_globals(member.model, one, values))
-            guide.append(_log_globals(member.guide, one, values))
+            prior.append(log_globals(member.model, one, values))
+            guide.append(log_globals(member.guide, one, values))
     return likelihood.double() + torch.stack(prior), torch.stack(guide)
 
 
-def _log_globals(program: Any, one: Batch, values: dict[str, Tensor]) -> Tensor:
-    sites = global_sites(traced(program, one, values))
-    terms = [site["fn"].log_prob(values[name]).sum() for name, site in sites.items()]
+def log_globals(program: Any, one: Batch, values: dict[str, Tensor]) -> Tensor:
+    """Log density of values of the globals under a model or guide, nats; inside `guarded`."""
+    terms = list(log_sites(program, one, values).values())
     return torch.stack(terms).sum().double() if terms else torch.zeros((), dtype=torch.float64)
+
+
+def log_sites(program: Any, one: Batch, values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The terms of `log_globals`, by site."""
+    sites = global_sites(traced(program, one, values))
+    return {name: site["fn"].log_prob(site["value"]).sum() for name, site in sites.items()}
 
 
 def guide_khat(model: Fitted, batch: Batch) -> Floats:

@@ -1,9 +1,18 @@
-"""Comparing densities by rows that they did not see, and stacking them."""
+"""Comparing densities, stacking them, and calibrating them by simulation."""
 
 from probgen.evaluation.compare import compare
 from probgen.evaluation.comparison import Comparison
+from probgen.evaluation.simulations import Simulations
 from probgen.evaluation.sklearn_density import SklearnDensity
 from probgen.evaluation.stack import Stack
 from probgen.evaluation.stacking import Weights, stacking_weights
 
-__all__ = ["Comparison", "SklearnDensity", "Stack", "Weights", "compare", "stacking_weights"]
+__all__ = [
+    "Comparison",
+    "SklearnDensity",
+    "Simulations",
+    "Stack",
+    "Weights",
+    "compare",
+    "stacking_weights",
+]

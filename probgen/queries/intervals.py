@@ -24,7 +24,7 @@ from probgen.queries.density import (
 from probgen.queries.draws import Predictive, count_draws, keyed, log_mean_exp
 from probgen.queries.hidden import holes, slots_of
 
-__all__ = ["interval", "log_prob_draws"]
+__all__ = ["interval", "log_prob_draws", "quantiles"]
 
 
 def log_prob_draws(predictive: Predictive, batch: Batch, *, particles: int = 512) -> Tensor:
@@ -156,17 +156,27 @@ def interval(
         values = log_prob_draws(predictive, batch.take(piece), particles=particles)
         if given is not None:
             values = values - log_prob_draws(predictive, given.take(piece), particles=particles)
-        values = values.sort(0).values
-        lower.append(_quantile(values, (1 - level) / 2))
-        upper.append(_quantile(values, (1 + level) / 2))
+        ends = quantiles(values.sort(0).values, level)
+        lower.append(ends[0])
+        upper.append(ends[1])
     if not lower:
         return no_rows(batch), no_rows(batch)
     return torch.cat(lower), torch.cat(upper)
 
 
+def quantiles(values: Tensor, level: float) -> tuple[Tensor, Tensor]:
+    """Ends (n,) of the equal-tailed interval of sorted draws (S, n), right also at -inf.
+
+    Between order statistics at ``q (S + 1)`` (Weibull's rule, type 6 of Hyndman and Fan 1996,
+    Sample quantiles in statistical packages): an interval of S independent draws then covers
+    at its nominal rate on average, where rules that stay further inside cover too seldom
+    (0.931 for 0.95 at S = 100). With too few draws for the level it is their whole range.
+    """
+    return _quantile(values, (1 - level) / 2), _quantile(values, (1 + level) / 2)
+
+
 def _quantile(values: Tensor, q: float) -> Tensor:
-    """Linear between order statistics of sorted values (S, n); right also at -inf."""
-    place = q * (len(values) - 1)
+    place = min(max(q * (len(values) + 1) - 1, 0.0), len(values) - 1.0)
     below, above = values[math.floor(place)], values[math.ceil(place)]
     between = torch.lerp(below, above, place - math.floor(place))
     return torch.where((below == above) | below.isinf(), below, between)

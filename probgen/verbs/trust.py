@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -59,6 +60,85 @@ class Trust(Asked):
 
         check_is_fitted(self)
         return to_arviz(self._density, table)
+
+    def calibrate(
+        self,
+        simulations: int = 100,
+        table: Any = None,
+        rows: int | None = None,
+        quantities: Mapping[str, Callable[[dict[str, Any]], float]] | None = None,
+        random_state: int = 0,
+        progress: bool = False,
+        **fit: Any,
+    ) -> Any:
+        """Simulation-based calibration: is the posterior that `fit` finds the right one?
+
+        Each simulation draws the parameters from the model's own prior, generates a table from
+        them, fits the same settings to it, and ranks the truth among the posterior draws. It
+        tests the way of fitting under tables like those of the prior, not this one fit.
+
+        Ranked are the log likelihood of the simulated table, the log density of a few rows and
+        of a few fixed points, the entries of all global sites, and what `quantities` adds. Where
+        parts are exchangeable (the components of a mixture) their numbers have no identity:
+        single numbers a part are sorted, others left out.
+
+        Parameters
+        ----------
+        simulations : int
+            How many. Cost: as many fits.
+        table : data frame, optional
+            Its context columns, its holes and its number of rows are those of the simulated
+            tables, and its first rows the fixed points. Needed where the model has context.
+        rows : int, optional
+            Rows of a simulated table; by default those of `table`, or of the fit.
+        quantities : dict of str to callable, optional
+            More to rank: functions of one draw of the globals, a dict of arrays by site, that
+            return a number. They must not depend on the order of exchangeable parts.
+        random_state : int
+            Seed. A simulation depends on it and on its own number only: 200 simulations start
+            with those of 100.
+        progress : bool
+            Show a progress bar with the time left.
+        **fit
+            Further arguments of `fit`, the same as those of this model.
+
+        Returns
+        -------
+        probgen.evaluation.Simulations
+            Its ``summary`` says of each quantity whether the posterior is right, biased, too
+            wide or too narrow, and how often intervals covered the truth.
+
+        Raises
+        ------
+        NotSupported
+            If the family has no posterior.
+        SchemaError
+            If `table` lacks context columns, or the number of rows is not known.
+        FitError
+            If hardly any truth of the prior has a table that can be fitted; it names the site
+            whose prior is too wide.
+
+        References
+        ----------
+        Talts, Betancourt, Simpson, Vehtari and Gelman (2018), Validating Bayesian inference
+        algorithms with simulation-based calibration.
+
+        Examples
+        --------
+        >>> import probgen as pg
+        >>> from probgen.datasets import penguins
+        >>> columns = penguins()[["bill_length_mm", "bill_depth_mm"]].dropna()
+        >>> model = pg.GaussianMixture(1, random_state=0).fit(columns)
+        >>> found = model.calibrate(simulations=20, rows=30)
+        >>> found.ranks.shape[0], found.summary.loc["log likelihood", "verdict"]
+        (20, 'ok')
+        """
+        from probgen.evaluation.simulating import calibrate
+
+        check_is_fitted(self)
+        return calibrate(
+            self._density, simulations, table, rows, quantities, random_state, progress, fit
+        )
 
     @property
     def plot(self) -> Any:
