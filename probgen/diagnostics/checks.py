@@ -323,8 +323,8 @@ def _richer(model: Fitted) -> str:
     if hasattr(model, "posterior"):
         return "fit with posterior='gibbs', or trust the density only"
     return (
-        "a richer guide (of a Pair: globals_guide='multivariate'), a longer fit, or trust the "
-        "density only"
+        "a richer guide (of a Pair: guide='multivariate', then 'flow'), a longer fit, or trust "
+        "the density only"
     )
 
 
