@@ -14,6 +14,7 @@ from probgen.errors import (
     SchemaError,
 )
 from probgen.estimators import GaussianMixture, Independent, Pair, StudentT
+from probgen.nuts import NUTS
 from probgen.outliers import OutlierDetector
 from probgen.pooling import Pooled, pool
 from probgen.saving import load
@@ -22,6 +23,7 @@ from probgen.schema import Schema
 __version__ = "0.1.0"
 
 __all__ = [
+    "NUTS",
     "Answer",
     "ApproximationError",
     "ApproximationWarning",

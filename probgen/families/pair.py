@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from probgen.batch import Batch
 from probgen.errors import NotSupported, SchemaError, message
 from probgen.family import Family
+from probgen.pairs.bending import bend, many
 from probgen.pairs.contract import check_guide, check_model, explained
 from probgen.pairs.guides import GUIDES, GlobalGuide, GuideKind
 from probgen.pairs.sites import Columns, Tainted, hidden_name
@@ -280,8 +281,16 @@ class UserPair(Family):
                 "parameters by pyro.param, or modules registered by pyro.module",
                 "register the module in the function, or pass it as the model itself",
             ))  # fmt: skip
+        if self._bent(plan):
+            return "exact", many(self, self.global_guide, plan)
         name = f"importance-{particles}" if plan.sampled else "exact"
         return name, lambda rows: self.bound(rows, plan, particles)
+
+    def _bent(self, plan: Plan) -> bool:
+        """Whether all globals are a flow's, and no row latent is sampled."""
+        guide = self.global_guide
+        alone = self.own_guide is None and guide is not None
+        return alone and guide.kind == "flow" and not plan.sampled
 
     def bound(
         self, batch: Batch, plan: Plan, particles: int, given: dict[str, Tensor] | None = None
@@ -307,6 +316,8 @@ class UserPair(Family):
             self.guide(batch)
             plan = survey(self, batch, self._one_global(self.typical(batch)))
         warm_start(self, plan, batch, generator)
+        if self._bent(plan):
+            bend(self.global_guide, many(self, self.global_guide, plan), batch)
 
     def _look(self, batch: Batch) -> None:
         """Run the model on real rows, those with holes first, and hold it to the rules."""

@@ -16,7 +16,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Bend", "Joint"]
+__all__ = ["Bend", "Joint", "draw"]
 
 #: chosen by ``benchmarks/guides.py --settings``: maps in a row, bins of a spline, hidden units
 LAYERS, BINS, HIDDEN = 1, 8, (32, 32)
@@ -116,6 +116,41 @@ def _constant(size: int, numbers: int, hidden: tuple[int, ...]) -> nn.Module:
     return _Same(numbers)
 
 
+def draw(
+    bend: Bend, loc: Tensor, root: Tensor, noise: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Values ``loc + root bend(noise)``, and the log density of each entry given those before.
+
+    All of the shape (..., d) of the noise. The third is the log density with its gradient in
+    the value alone, parameters held (Roeder, Wu and Duvenaud 2017, Sticking the landing);
+    None where there are no gradients.
+    """
+    image, slope = bend(noise)
+    value = loc + image @ root.T
+    log_q = _log_normal(noise) - slope - root.diagonal().log()
+    if not torch.is_grad_enabled():
+        return value, log_q, None
+    return value, log_q, log_q.detach() + _pull(bend, root, noise) * (value - value.detach())
+
+
+def _pull(bend: Bend, root: Tensor, noise: Tensor) -> Tensor:
+    """The gradient (..., d) of the log density in the value.
+
+    With J the Jacobian of value in noise, and the log density a function h of the noise, it is
+    J^-T dh / dnoise. A batch of d equal rows gives the rows of J at once.
+    """
+    size = noise.shape[-1]
+    at = noise.detach()[..., None, :].expand(*noise.shape, size).clone().requires_grad_()
+    image, slope = bend(at)
+    h = _log_normal(at[..., 0, :]) - slope[..., 0, :]
+    ends = image.diagonal(dim1=-2, dim2=-1).sum()
+    [rows] = torch.autograd.grad(ends, at, retain_graph=True)
+    [own] = torch.autograd.grad(h.sum(), at)
+    jacobian = root.detach() @ rows
+    own = own[..., 0, :, None]
+    return torch.linalg.solve_triangular(jacobian.mT, own, upper=True)[..., 0]
+
+
 class Joint:
     """One draw of all globals, ``loc + root bend(noise)``, handed out site by site.
 
@@ -133,35 +168,10 @@ class Joint:
         self._drawn: tuple[Tensor, Tensor, Tensor | None] | None = None
 
     def drawn(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Value (d,), log density of each entry given those before, and the still one.
-
-        The still one has the gradient of the log density in the value alone, parameters held
-        (Roeder, Wu and Duvenaud 2017).
-        """
+        """Value (d,), log density of each entry given those before, and the still one."""
         if self._drawn is None:
-            image, slope = self.bend(self.noise)
-            value = self.loc + self.root @ image
-            log_q = _log_normal(self.noise) - slope - self.root.diagonal().log()
-            still = None
-            if torch.is_grad_enabled():
-                still = log_q.detach() + self._pull() * (value - value.detach())
-            self._drawn = value, log_q, still
+            self._drawn = draw(self.bend, self.loc, self.root, self.noise)
         return self._drawn
-
-    def _pull(self) -> Tensor:
-        """The gradient (d,) of the log density in the value.
-
-        With J the Jacobian of value in noise, and the log density a function h of the noise,
-        it is J^-T dh / dnoise. A batch of d equal rows gives the rows of J at once.
-        """
-        size = len(self.noise)
-        at = self.noise.detach().expand(size, size).clone().requires_grad_()
-        image, slope = self.bend(at)
-        h = _log_normal(at[0]) - slope[0]
-        [rows] = torch.autograd.grad(image.diagonal().sum(), at, retain_graph=True)
-        [own] = torch.autograd.grad(h.sum(), at)
-        jacobian = self.root.detach() @ rows
-        return torch.linalg.solve_triangular(jacobian.T, own[0][:, None], upper=True)[:, 0]
 
     def site(self, part: slice, transform: Any, shape: torch.Size) -> Share:
         """The distribution of some entries given those before, as that of a site."""

@@ -105,11 +105,21 @@ class GlobalGuide(nn.Module):
 
     def at(self, eps: Tensor) -> dict[str, Tensor]:
         """The globals at standard noise eps (size,) of independent normals, by site name."""
-        free = self.centre + self.spread * (self.loc + self.log_scale.exp() * eps)
-        return {
-            name: self.transforms[name](free[part].reshape(self.shapes[name]))
-            for name, part in zip(self.names, self.parts(), strict=True)
-        }
+        return self.sites(self.centre + self.spread * (self.loc + self.log_scale.exp() * eps))[0]
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Location (d,) and lower triangular root (d, d) of a multivariate guide, or a flow's."""
+        root = torch.diag(self.log_scale.exp()) + self.lower.tril(-1)
+        return self.centre + self.spread * self.loc, self.spread[:, None] * root
+
+    def sites(self, free: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """The globals at an unconstrained vector (d,), and the log volume of the map."""
+        found, stretch = {}, free.new_zeros(())
+        for name, part in zip(self.names, self.parts(), strict=True):
+            own = free[part].reshape(self.shapes[name])
+            found[name] = self.transforms[name](own)
+            stretch = stretch + self.transforms[name].log_abs_det_jacobian(own, found[name]).sum()
+        return found, stretch
 
     def forward(self) -> dict[str, Tensor]:
         """Sample every global; the values by site name."""
@@ -133,9 +143,7 @@ class GlobalGuide(nn.Module):
 
     def _bent(self) -> dict[str, Tensor]:
         """The sites of a flow: shares of one joint draw."""
-        spread, scale = self.spread[:, None], torch.diag(self.log_scale.exp())
-        loc = self.centre + self.spread * self.loc
-        joint = Joint(self.bend, loc, spread * (scale + self.lower.tril(-1)))
+        joint = Joint(self.bend, *self.affine())
         found: dict[str, Tensor] = {}
         for name, part in zip(self.names, self.parts(), strict=True):
             share = joint.site(part, self.transforms[name], self.shapes[name])

@@ -37,7 +37,6 @@ ROUNDS, ENOUGH = 5, 1e-3
 WIDEST = 100
 #: stands for a loss that is not finite
 FAR = 1e100
-BEND_STEPS, BEND_RATE, BEND_DRAWS, BEND_CLIP = 2000, 1e-2, 1, 10.0
 #: groups of rows by which the information of a row is estimated
 GROUPS = 24
 
@@ -77,35 +76,6 @@ def warm_start(pair: Trained, plan: Plan, batch: Batch, generator: torch.Generat
     finally:
         if guide is not None:
             guide.straight = False
-    if guide is not None and guide.kind == "flow":
-        _bend(target, few)
-
-
-def _bend(target: _Target, batch: Batch) -> None:
-    """Bend a flow on a schedule of its own: the loop would stop while it has hardly moved.
-
-    Adam on single draws of the globals, whose rate falls to 0 along a cosine; the guide goes
-    back to where it was if the bound did not rise.
-    """
-    guide = target.pair.global_guide
-    assert guide is not None  # the caller looked
-    parameters = list(guide.parameters())
-    before = [p.detach().clone() for p in parameters]
-    adam = torch.optim.Adam(parameters, lr=BEND_RATE)
-    for step in range(BEND_STEPS):
-        adam.param_groups[0]["lr"] = BEND_RATE * 0.5 * (1 + math.cos(math.pi * step / BEND_STEPS))
-        loss = sum(target.free(batch) for _ in range(BEND_DRAWS)) * batch.total / BEND_DRAWS
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-        norm = sum(float(g.square().sum()) for g in gradients if g is not None) ** 0.5
-        if not math.isfinite(norm):
-            continue
-        shrink = min(1.0, BEND_CLIP / max(norm, 1e-12))
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = None if gradient is None else gradient * shrink
-        adam.step()
-    for parameter in parameters:
-        parameter.grad = None
-    #if worse: copy before
 
 
 def _warm(target: _Target, few: Batch, parameters: list[nn.Parameter]) -> None:
@@ -150,11 +120,6 @@ class _Target:
             with noise(seed):
                 terms.append(pair.bound(batch, self.plan, particles, given))
         return torch.stack(terms).mean()
-
-    def free(self, batch: Batch) -> Tensor:
-        """The loss at new draws, from torch's random state."""
-        particles = self.pair.particles if self.plan.sampled else 1
-        return self.pair.bound(batch, self.plan, particles)
 
     def at(self, batch: Batch, given: dict[str, Tensor]) -> Tensor:
         """The loss at some values of the globals."""
