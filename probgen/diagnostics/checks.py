@@ -277,10 +277,11 @@ def _posterior(model: Fitted, rows: _Scored | None, known: _Scored | None) -> It
     elif source == "guide":
         yield from _guide(model, rows, known)
     else:
+        nuts = " of NUTS" if model.results_[0].engine == "nuts" else ""
         yield Finding(
             "posterior", "ok", ("intervals",),
-            f"{len(posterior(model))} draws of a Markov chain started at the variational optimum; "
-            "they describe the mode that the fit found",
+            f"{len(posterior(model))} draws of a Markov chain{nuts} started at the variational "
+            "optimum; they describe the mode that the fit found",
         )  # fmt: skip
         if rows is not None and len(rows):
             yield _mixing(model, rows)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from probgen.batch import Batch
 from probgen.family import Family
-from probgen.pairs.flow import draw
+from probgen.pairs.flow import UNIT, draw
 from probgen.pairs.guides import GlobalGuide
 from probgen.queries.contraction import Plan, log_joint
 
@@ -26,6 +26,8 @@ __all__ = ["bend", "many"]
 DRAWS, FEW = 64, 4
 #: steps, first rate and largest gradient (nats) of the flow's own schedule
 STEPS, RATE, CLIP = 1000, 1e-2, 10.0
+#: weight of the divergence from the posterior to the guide beside that from the guide to it
+COVER = 1.0
 
 
 def many(family: Family, guide: GlobalGuide, plan: Plan) -> Callable[[Batch], Tensor]:
@@ -41,24 +43,39 @@ def many(family: Family, guide: GlobalGuide, plan: Plan) -> Callable[[Batch], Te
             rows, prior = log_joint(family, batch, plan, values)
             return (rows * batch.scale).sum() + prior + stretch
 
-        def at(count: int) -> tuple[Tensor, Tensor]:
+        def at(count: int) -> tuple[Tensor, Tensor, Tensor]:
             loc, root = guide.affine()
             noise = torch.randn(count, len(loc), dtype=loc.dtype, device=loc.device)
             value, log_q, still = draw(guide.bend, loc, root, noise)
-            return value, (log_q if still is None else still).sum(-1)
+            log_q = log_q.sum(-1)
+            return value, log_q, log_q if still is None else still.sum(-1)
 
         if whole[0]:
-            value, log_q = at(DRAWS)
+            value, log_q, still = at(DRAWS)
             try:
                 log_p = torch.func.vmap(joint)(value)
             except (RuntimeError, NotImplementedError, ValueError, TypeError):
                 whole[0] = False  # the function looks at single values
         if not whole[0]:
-            value, log_q = at(FEW)
+            value, log_q, still = at(FEW)
             log_p = torch.stack([joint(one) for one in value])
-        return (log_q - log_p).mean() / batch.total
+        # the gradient of log q at fixed values, whose own value is 0
+        score = log_q - still
+        cover = (_weights(log_p.detach() - still.detach()) * score).sum()
+        return ((still - log_p).mean() - COVER * cover) / batch.total
 
     return loss
+
+
+def _weights(log_ratio: Tensor) -> Tensor:
+    """Importance weights (K,) that sum to one, truncated at the root of K times their mean.
+
+    Ionides (2008), Truncated importance sampling.
+    """
+    count = len(log_ratio)
+    ratio = (log_ratio - log_ratio.logsumexp(0)).exp() * count
+    ratio = ratio.clamp(max=count**0.5)
+    return ratio / ratio.sum()
 
 
 def bend(guide: GlobalGuide, loss: Callable[[Batch], Tensor], batch: Batch) -> None:
@@ -66,10 +83,14 @@ def bend(guide: GlobalGuide, loss: Callable[[Batch], Tensor], batch: Batch) -> N
 
     Adam whose rate falls to 0 along a cosine.
     """
-    parameters = list(guide.parameters())
-    adam = torch.optim.Adam(parameters, lr=RATE)
+    weights = list(guide.bend.parameters())
+    others = [guide.loc, guide.log_scale, guide.lower]
+    parameters = weights + others
+    adam = torch.optim.Adam([{"params": weights}, {"params": others}])
     for step in range(STEPS):
-        adam.param_groups[0]["lr"] = RATE * 0.5 * (1 + math.cos(math.pi * step / STEPS))
+        rate = RATE * 0.5 * (1 + math.cos(math.pi * step / STEPS))
+        for group, unit in zip(adam.param_groups, (UNIT, 1.0), strict=True):
+            group["lr"] = rate / unit
         found = torch.autograd.grad(loss(batch) * batch.total, parameters, allow_unused=True)
         norm = math.sqrt(sum(float(g.square().sum()) for g in found if g is not None))
         if not math.isfinite(norm):

@@ -15,13 +15,16 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
-__all__ = ["Bend", "Joint", "draw"]
+__all__ = ["UNIT", "Bend", "Joint", "draw"]
 
 #: chosen by ``benchmarks/guides.py --settings``: maps in a row, bins of a spline, hidden units
 LAYERS, BINS, HIDDEN = 1, 8, (32, 32)
 #: hidden units for each global at least
 UNITS = 4
+#: of the weights: a step of Adam moves each by its rate at once, and a whole network too far
+UNIT = 0.02
 #: noise up to which a spline bends; beyond it goes on straight
 REACH = 5.0
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
@@ -42,6 +45,9 @@ class Bend(nn.Module):
         numbers = 3 * bins + 1
         makers = [_network if size > 1 else _constant] * layers
         self.layers = nn.ModuleList(make(size, numbers, hidden) for make in makers)
+        for part in list(self.modules()):
+            for name in list(part._parameters):
+                parametrize.register_parametrization(part, name, _Scaled())
 
     def _maps(self, layer: nn.Module, x: Tensor) -> tuple[Any, Any]:
         """The spline and the affine map of each entry."""
@@ -99,6 +105,16 @@ def _network(size: int, numbers: int, hidden: tuple[int, ...]) -> nn.Module:
     nn.init.zeros_(net[-1].weight)
     nn.init.zeros_(net[-1].bias)
     return net
+
+
+class _Scaled(nn.Module):
+    """A weight in units of `UNIT`."""
+
+    def forward(self, raw: Tensor) -> Tensor:
+        return UNIT * raw
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return weight / UNIT
 
 
 class _Same(nn.Module):
