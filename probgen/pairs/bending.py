@@ -16,7 +16,7 @@ from torch import Tensor
 
 from probgen.batch import Batch
 from probgen.family import Family
-from probgen.pairs.flow import UNIT, draw
+from probgen.pairs.flow import UNIT, draw, noise_like
 from probgen.pairs.guides import GlobalGuide
 from probgen.queries.contraction import Plan, log_joint
 
@@ -25,7 +25,7 @@ __all__ = ["bend", "many"]
 #: draws of the globals a step, and where the function cannot be vectorised
 DRAWS, FEW = 64, 4
 #: steps, first rate and largest gradient (nats) of the flow's own schedule
-STEPS, RATE, CLIP = 1000, 1e-2, 10.0
+STEPS, RATE, CLIP = 500, 1e-2, 10.0
 #: weight of the divergence from the posterior to the guide beside that from the guide to it
 COVER = 1.0
 
@@ -45,7 +45,7 @@ def many(family: Family, guide: GlobalGuide, plan: Plan) -> Callable[[Batch], Te
 
         def at(count: int) -> tuple[Tensor, Tensor, Tensor]:
             loc, root = guide.affine()
-            noise = torch.randn(count, len(loc), dtype=loc.dtype, device=loc.device)
+            noise = noise_like(loc, (count,))
             value, log_q, still = draw(guide.bend, loc, root, noise)
             log_q = log_q.sum(-1)
             return value, log_q, log_q if still is None else still.sum(-1)

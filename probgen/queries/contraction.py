@@ -219,10 +219,8 @@ def row_log_weights(
             total = total - _per_row(_log_prob(site), n)
     if plan.enumerated:
         return total + _contracted(family, batch, values, keys, plan)
-    for name, site in row_sites(traced(family.model, batch, values, keys)).items():
-        if name not in plan.prior:
-            total = total + _per_row(_log_prob(site), n)
-    return total
+    sites = row_sites(traced(family.model, batch, values, keys))
+    return total + sum(_per_row(_log_prob(s), n) for m, s in sites.items() if m not in plan.prior)
 
 
 def _dtype(batch: Batch) -> torch.dtype:
@@ -389,7 +387,7 @@ def weighed(family: Family, batch: Batch, plan: Plan, given: _Values | None = No
 def _model_rows(
     family: Family, batch: Batch, values: _Values, plan: Plan
 ) -> tuple[Trace, Tensor]:
-    """The trace of the model, and log p of its row sites (n,), those of `plan.prior` worth 0."""
+    """The trace of the model, and log p of its row sites (n,); those of `plan.prior` are 0."""
     if plan.enumerated:
         factors = _factors(family, batch, values, None, plan)
         return factors.trace, factors.contracted()
