@@ -1,4 +1,4 @@
-"""Guides of the globals of a pair: what each can represent, what it costs, what intervals it gives.
+"""Guides of the globals of a pair: what each can represent, its cost, its intervals.
 
     python -m benchmarks.guides [--only shapes regression coverage cost settings]
 

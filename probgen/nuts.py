@@ -239,11 +239,13 @@ def _run(target: _Target, settings: NUTS, progress: bool) -> tuple[Draws, dict[s
 
 def _refuse_own_sampler(family: Family) -> None:
     if family.draw_globals(1, torch.Generator().manual_seed(0)) is not None:
-        raise _no(family, "a sampler of its own", "a family whose posterior draws come from a guide")
+        raise _no(
+            family, "a sampler of its own", "a family whose posterior draws come from a guide"
+        )
 
 
 def _no(family: Family, found: str, needed: str) -> NotSupported:
     return NotSupported(message(
         f"inference='nuts' for {type(family).__name__} with {found}", needed,
-        "leave inference out: the variational fit, and check(table, train=...) says how good it is",
+        "leave inference out; check(table, train=...) says how good the variational fit is",
     ))  # fmt: skip

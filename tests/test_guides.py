@@ -135,7 +135,7 @@ def test_densities_of_the_sites_multiply_to_one_that_integrates_to_one(flow_fit)
     member = flow_fit.members_[0]
     found = flow_fit.parameters(0.9)
     assert (found["sd"] > 0).all()
-    side = torch.linspace(-6, 6, 41, dtype=torch.float64)
+    side = torch.linspace(-6, 6, 25, dtype=torch.float64)
     loc, sd = found["mean"].to_numpy(), found["sd"].to_numpy()
     total, one = 0.0, one_row(member)
     with torch.no_grad(), guarded(0):
@@ -173,7 +173,7 @@ def test_a_function_that_cannot_be_vectorised(monkeypatch):
     assert abs(found.loc["a", "mean"] - exact_mean) < 0.2
 
 
-# --- the correlated regression --------------------------------------------------------------------
+# --- the correlated regression ----------------------------------------------------------------
 
 
 def test_correlated_predictors():
@@ -196,7 +196,7 @@ def test_correlated_predictors():
     assert abs(right[0] - 1) < 4 / (2 * 300) ** 0.5 + 0.05 and right[1] < 0.7
 
 
-# --- the verb -------------------------------------------------------------------------------------
+# --- the verb ---------------------------------------------------------------------------------
 
 
 def test_parameters_are_read_from_the_draws():

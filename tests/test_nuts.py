@@ -153,8 +153,6 @@ def test_a_bad_chain_is_said(fitted):
         member.sampled, result.chain["divergences"] = kept, 0
 
 
-
-
 def test_what_is_refused():
     def learned(batch):
         a = pyro.sample("a", dist.Normal(0.0, 1.0))

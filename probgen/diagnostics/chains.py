@@ -94,9 +94,7 @@ def judged(families: Sequence[Family], results: Sequence[FitResult]) -> list[Fit
     steps diverged.
     """
     sites = families[0].sampled
-    flat = [
-        torch.cat([_flat(family.sampled[n]) for n in sites], 1) for family in families
-    ]
+    flat = [torch.cat([_flat(family.sampled[n]) for n in sites], 1) for family in families]
     draws = torch.stack(flat).cpu().numpy()
     rhat = float(np.nanmax(split_rhat(draws)))
     size = effective_size(draws)
@@ -113,7 +111,9 @@ def judged(families: Sequence[Family], results: Sequence[FitResult]) -> list[Fit
             else "fit with inference=pg.NUTS(warmup=..., steps=...), both larger",
         ), ConvergenceWarning)  # fmt: skip
     return [
-        replace(r, converged=good, reason=f"NUTS: {found}", chain=r.chain | {"rhat": rhat, "ess": ess})
+        replace(
+            r, converged=good, reason=f"NUTS: {found}", chain=r.chain | {"rhat": rhat, "ess": ess}
+        )
         for r in results
     ]
 

@@ -79,7 +79,8 @@ class Bend(nn.Module):
         """
         start, slopes = len(noise), []
         for target in image:
-            here, maps = len(noise), []
+            here = len(noise)
+            maps: list[Any] = []
             at = torch.cat([noise, noise.new_zeros(self.size - here)])
             mine = torch.arange(self.size, device=noise.device) == here
             for layer in self.layers:
@@ -269,7 +270,9 @@ class Share(dist.TorchDistribution):  # type: ignore[misc]
         free = self._transform.inv(value)
         gap = free.reshape(-1).to(joint.loc.dtype) - joint.loc[part]
         if part.start:
-            padded = torch.cat([self._before, self._before.new_zeros(joint.loc.numel() - part.start)])
+            padded = torch.cat(
+                [self._before, self._before.new_zeros(joint.loc.numel() - part.start)]
+            )
             gap = gap - joint.root[part, : part.start] @ joint.bend(padded)[0][: part.start]
         root = joint.root[part, part]
         image = torch.linalg.solve_triangular(root, gap[:, None], upper=False)[:, 0]

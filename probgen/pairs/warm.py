@@ -33,7 +33,7 @@ DRAWS = 3
 STEPS = 40
 #: searches, each in the units that the one before found, and the gain (nats a row) of the last
 ROUNDS, ENOUGH = 5, 1e-3
-#: globals up to which a multivariate guide, or that of a flow, starts from the curvature of the posterior
+#: globals up to which a multivariate guide or a flow starts from the curvature
 WIDEST = 100
 #: stands for a loss that is not finite
 FAR = 1e100

@@ -384,9 +384,7 @@ def weighed(family: Family, batch: Batch, plan: Plan, given: _Values | None = No
     return Weighed(rows, score, shared)
 
 
-def _model_rows(
-    family: Family, batch: Batch, values: _Values, plan: Plan
-) -> tuple[Trace, Tensor]:
+def _model_rows(family: Family, batch: Batch, values: _Values, plan: Plan) -> tuple[Trace, Tensor]:
     """The trace of the model, and log p of its row sites (n,); those of `plan.prior` are 0."""
     if plan.enumerated:
         factors = _factors(family, batch, values, None, plan)

@@ -14,7 +14,5 @@ from probgen.verbs.trust import Trust
 __all__ = ["Extra", "Unseen", "Verbs"]
 
 
-class Verbs(
-    Oddity, Scoring, Events, Generating, Imputing, Relations, Latents, Parameters, Trust
-):
+class Verbs(Oddity, Scoring, Events, Generating, Imputing, Relations, Latents, Parameters, Trust):
     """The questions; `probgen.Density` adds fitting and scikit-learn's conventions."""

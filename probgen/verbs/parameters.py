@@ -82,9 +82,7 @@ class Parameters(Asked):
         return frame.assign(units="table" if native else "encoded")
 
 
-def _rows(
-    name: str, value: NDArray[Any], groups: Groups, interval: float
-) -> list[dict[str, Any]]:
+def _rows(name: str, value: NDArray[Any], groups: Groups, interval: float) -> list[dict[str, Any]]:
     """A row for each number of a site, (chain, draw, ...)."""
     dims = groups.dims.get(name, [])
     axes = [
