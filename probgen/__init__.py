@@ -15,6 +15,7 @@ from probgen.errors import (
 )
 from probgen.estimators import GaussianMixture, Independent, Pair, StudentT
 from probgen.evaluation import Comparison, SklearnDensity, Stack, compare
+from probgen.nuts import NUTS
 from probgen.outliers import OutlierDetector
 from probgen.pooling import Pooled, pool
 from probgen.saving import load
@@ -23,6 +24,7 @@ from probgen.schema import Schema
 __version__ = "0.1.0"
 
 __all__ = [
+    "NUTS",
     "Answer",
     "ApproximationError",
     "ApproximationWarning",

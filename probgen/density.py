@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 from probgen import queries
 from probgen.batch import Batch
 from probgen.calibration import Calibration, hold_apart
+from probgen.diagnostics.chains import judged
 from probgen.door import (
     check_settings,
     check_weight,
@@ -32,6 +33,7 @@ from probgen.door import (
 from probgen.errors import NotSupported, message
 from probgen.family import Draws, Family
 from probgen.fitting import fit_starts, split
+from probgen.nuts import NUTS, sample_globals, sampler_of
 from probgen.queries import Companion, Predictive
 from probgen.schema import Schema
 from probgen.session import spawn_seeds
@@ -123,6 +125,7 @@ class Density(Verbs, DensityMixin, BaseEstimator):
         sample_weight: Any = None,
         given: Sequence[Hashable] = (),
         calibration: float | None = None,
+        inference: Literal["vi", "nuts"] | NUTS = "vi",
     ) -> Self:
         """Fit the density of a table.
 
@@ -140,6 +143,12 @@ class Density(Verbs, DensityMixin, BaseEstimator):
         calibration : float, optional
             Share of the rows, in (0, 1), that is held apart, drawn by `random_state`: nothing
             of the fit sees them, and `outliers` ranks new rows among them.
+        inference : {"vi", "nuts"} or NUTS
+            Where posterior draws of the globals come from. "nuts" runs a Markov chain from the
+            variational optimum of each restart, with the settings of `probgen.NUTS`: a
+            reference for small models, at the cost of some ten thousand passes over the table.
+            It needs continuous globals, row latents that are summed out, and a prior on
+            every unknown number of the model.
 
         Returns
         -------
@@ -151,7 +160,10 @@ class Density(Verbs, DensityMixin, BaseEstimator):
             If the table cannot be read; the message names columns and rows.
         FitError
             If training found no usable model.
+        NotSupported
+            If the family cannot do what `given` or `inference` asks for.
         """
+        sampler = sampler_of(inference)
         frame = fit_frame(self, X)
         if given and not self.family.takes_context:
             raise NotSupported(message(
@@ -177,11 +189,22 @@ class Density(Verbs, DensityMixin, BaseEstimator):
         if self.validation:
             batch, held = split(batch, self.validation, torch.Generator().manual_seed(seeds[1]))
         fits = fit_starts(lambda: self._make(schema).to(device), batch, training, held)
+        if sampler is not None:
+            fits = self._sampled(fits, batch, sampler)
         self._install(schema, fits)
         self._fitted_rows = len(batch) + (0 if held is None else len(held))
         self.calibration_ = None if apart is None else Calibration.of(apart, frame, schema)
         self.seed_ = training.random_state
         return self
+
+    def _sampled(
+        self, fits: list[tuple[Family, FitResult]], batch: Batch, sampler: NUTS
+    ) -> list[tuple[Family, FitResult]]:
+        """The same members, with the draws of a chain in place of those of the guide."""
+        settings = replace(sampler, steps=max(sampler.steps, self.draws))
+        families = [family for family, _ in fits]
+        results = [sample_globals(f, batch, r, settings, self.progress) for f, r in fits]
+        return list(zip(families, judged(families, results), strict=True))
 
     def _describe(self, frame: pd.DataFrame, given: Sequence[Hashable]) -> Schema:
         """What the columns of the table to fit are."""

@@ -17,6 +17,8 @@ __all__ = ["Draws", "Family", "Objective"]
 
 #: draws of the global latents by site name, each `(S, *shape)`
 Draws = dict[str, Tensor]
+#: before the names of the draws of a sampler among the tensors of a family
+SAMPLED = "sampled."
 
 
 @dataclass
@@ -66,6 +68,8 @@ class Family(nn.Module):
     def __init__(self, schema: Schema) -> None:
         super().__init__()
         self.schema = schema
+        #: posterior draws of the globals that a sampler found (S, ...), in place of the guide's
+        self.sampled: Draws = {}
 
     def model(self, batch: Batch) -> object:
         """The generative pair's p: sample sites for globals, then rows."""
@@ -113,8 +117,15 @@ class Family(nn.Module):
         return None
 
     def draw_globals(self, count: int, generator: torch.Generator) -> Draws | None:
-        """`count` posterior draws of the global latents; None: trace the guide."""
-        return None
+        """`count` posterior draws of the global latents; None: trace the guide.
+
+        Those that a sampler found, evenly thinned, where there are some.
+        """
+        if not self.sampled:
+            return None
+        have = len(next(iter(self.sampled.values())))
+        keep = torch.arange(count) * have // count
+        return {name: value[keep.to(value.device)] for name, value in self.sampled.items()}
 
     def exact_log_prob(self, batch: Batch, draws: Draws | None) -> Tensor | None:
         """Exact log density of the seen cells of each row, in encoded units.
@@ -199,11 +210,15 @@ class Family(nn.Module):
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything learned, by name: what a saved model holds."""
-        return dict(self.state_dict())
+        return dict(self.state_dict()) | {SAMPLED + k: v for k, v in self.sampled.items()}
 
     def load_tensors(self, values: dict[str, Tensor]) -> None:
         """The inverse of `tensors`; shapes that depend on the data are taken as they come."""
+        chain = {k: v for k, v in values.items() if k.startswith(SAMPLED)}
+        self.sampled = {k.removeprefix(SAMPLED): v for k, v in chain.items()}
         for name, value in values.items():
+            if name in chain:
+                continue
             path, _, leaf = name.rpartition(".")
             owner = self.get_submodule(path)
             if leaf in owner._parameters:

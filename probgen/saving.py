@@ -164,7 +164,7 @@ def _functions_of(estimator: Density | OutlierDetector) -> dict[str, Any]:
     """The user's functions that an estimator holds, by field."""
     density = estimator.density_ if isinstance(estimator, OutlierDetector) else estimator
     found = {name: getattr(density, name) for name in density.functions}
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in found.items() if callable(value)}
 
 
 def _name_of(function: Any) -> str:
@@ -265,7 +265,7 @@ def _pack(estimator: Density) -> dict[str, bytes]:
         "estimator": kind.__name__,
         "parameters": {
             f.name: _written(getattr(estimator, f.name), f.name) for f in fields(estimator)
-            if f.init and f.name not in kind.functions
+            if f.init and f.name not in _functions_of(estimator)
         },
         "functions": {name: _name_of(f) for name, f in _functions_of(estimator).items()},
         "features": int(estimator.n_features_in_),

@@ -48,7 +48,7 @@ ROWS = [
     {"engines"},
     {"loop"},
     {"fitting"},
-    {"gibbs"},  # posterior draws of the mixture
+    {"gibbs", "nuts"},  # posterior draws: of the mixture, of any pair
     {"families"},
     {"companions", "probability"},
     # the faces

@@ -402,7 +402,7 @@ def test_globals_have_names_and_intervals():
     assert "k-hat of the guide" in str(report)
 
 
-@pytest.mark.parametrize("kind", ["normal", "multivariate"])
+@pytest.mark.parametrize("kind", ["mean_field", "multivariate", "flow"])
 def test_saving_keeps_parameters_and_no_code(tmp_path, kind):
     table = pairs.hierarchical_table()
     given = pairs.HIERARCHICAL_GIVEN

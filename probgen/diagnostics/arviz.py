@@ -23,7 +23,7 @@ from torch import Tensor
 from probgen import queries
 from probgen.batch import Batch
 from probgen.columns import Column
-from probgen.diagnostics.posterior import Fitted, guide_log_p_q, kind, posterior
+from probgen.diagnostics.posterior import Fitted, guide_log_p_q, kind, method, posterior
 from probgen.errors import SchemaError, message, warn
 from probgen.family import Draws, Family
 from probgen.queries import Predictive
@@ -40,11 +40,6 @@ MOST = 250_000_000
 #: names of dimensions, which no variable may have
 DIMENSIONS = ("chain", "draw", "row", "component", "column")
 
-METHODS = {
-    "none": "point estimate: no posterior",
-    "guide": "variational: independent draws from the guide",
-    "sampler": "Markov chain started at the variational posterior (Gibbs for mixtures)",
-}
 CHAINS = {
     "none": "",
     "guide": (
@@ -140,7 +135,7 @@ def _describe(groups: Groups, model: Fitted, source: str) -> None:
         "inference_library_version": getattr(sys.modules["probgen"], "__version__", ""),
         "pyro_version": version("pyro-ppl"),
         "torch_version": str(torch.__version__),
-        "inference_method": METHODS[source],
+        "inference_method": method(model),
         "chains": CHAINS[source],
         "guide": f"{type(member).__module__}.{type(member).__qualname__}.guide",
         "model": re.sub(r"\s+", " ", repr(model)),
@@ -167,7 +162,7 @@ def _add_posterior(groups: Groups, model: Fitted, source: str) -> None:
         group[name], groups.dims[name] = value.numpy(), dims
         groups.coords |= coords
         groups.attrs["posterior", name] = {"site": site, "units": "encoded"}
-    groups.attrs["posterior"] = {"inference_method": METHODS[source], "chains": CHAINS[source]}
+    groups.attrs["posterior"] = {"inference_method": method(model), "chains": CHAINS[source]}
     real = [slot for slot in member.schema.slots if slot.kind == "real"]
     if "column" in groups.coords:
         columns = [member.schema.columns[slot.column] for slot in real]

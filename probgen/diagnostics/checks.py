@@ -277,10 +277,11 @@ def _posterior(model: Fitted, rows: _Scored | None, known: _Scored | None) -> It
     elif source == "guide":
         yield from _guide(model, rows, known)
     else:
+        nuts = " of NUTS" if model.results_[0].engine == "nuts" else ""
         yield Finding(
             "posterior", "ok", ("intervals",),
-            f"{len(posterior(model))} draws of a Markov chain started at the variational optimum; "
-            "they describe the mode that the fit found",
+            f"{len(posterior(model))} draws of a Markov chain{nuts} started at the variational "
+            "optimum; they describe the mode that the fit found",
         )  # fmt: skip
         if rows is not None and len(rows):
             yield _mixing(model, rows)
@@ -323,8 +324,8 @@ def _richer(model: Fitted) -> str:
     if hasattr(model, "posterior"):
         return "fit with posterior='gibbs', or trust the density only"
     return (
-        "a richer guide (of a Pair: globals_guide='multivariate'), a longer fit, or trust the "
-        "density only"
+        "a richer guide (of a Pair: guide='multivariate', then 'flow'), a longer fit, or trust "
+        "the density only"
     )
 
 

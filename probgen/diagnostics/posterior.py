@@ -20,13 +20,20 @@ from probgen.schema import Schema
 from probgen.session import guarded
 
 __all__ = [
-    "Fitted", "Kind", "guide_khat", "guide_log_p_q", "kind", "log_globals", "log_sites",
+    "Fitted", "Kind", "guide_khat", "guide_log_p_q", "kind", "log_globals", "log_sites", "method",
     "posterior",
 ]  # fmt: skip
 
 Floats = NDArray[np.float64]
 #: where posterior draws come from: nowhere, the guide, or a sampler of the family's own
 Kind = Literal["none", "guide", "sampler"]
+
+METHODS = {
+    "none": "point estimate: no posterior",
+    "guide": "variational: independent draws from the guide",
+    "sampler": "Markov chain started at the variational posterior (Gibbs for mixtures)",
+    "nuts": "NUTS: a Markov chain started at the variational optimum",
+}
 
 
 class Fitted(Protocol):
@@ -58,6 +65,13 @@ def kind(model: Fitted) -> Kind:
         return "none"
     own = [m.draw_globals(1, torch.Generator().manual_seed(0)) for m in model.members_]
     return "guide" if any(draws is None for draws in own) else "sampler"
+
+
+def method(model: Fitted) -> str:
+    """The same in words."""
+    if model.results_[0].engine == "nuts":
+        return METHODS["nuts"]
+    return METHODS[kind(model)]
 
 
 def guide_log_p_q(member: Family, draws: Draws, batch: Batch) -> tuple[Tensor, Tensor]:
