@@ -128,7 +128,7 @@ def flow_fit():
 
 
 def test_densities_of_the_sites_multiply_to_one_that_integrates_to_one(flow_fit):
-    from probgen.diagnostics.posterior import _log_globals
+    from probgen.diagnostics.posterior import log_globals
     from probgen.queries.draws import one_row
     from probgen.session import guarded
 
@@ -142,7 +142,7 @@ def test_densities_of_the_sites_multiply_to_one_that_integrates_to_one(flow_fit)
         for x in loc[0] + sd[0] * side:
             for y in loc[1] + sd[1] * side:
                 if y > 0:
-                    total += float(_log_globals(member.guide, one, {"a": x, "s": y}).exp())
+                    total += float(log_globals(member.guide, one, {"a": x, "s": y}).exp())
     area = float((side[1] - side[0]) ** 2) * sd[0] * sd[1]
     assert abs(total * area - 1) < 0.01
 
