@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 from probgen import queries
 from probgen.batch import Batch
 from probgen.calibration import Calibration, hold_apart
+from probgen.diagnostics.fitted import fingerprint
 from probgen.door import (
     check_settings,
     check_weight,
@@ -91,6 +92,8 @@ class Density(Verbs, DensityMixin, BaseEstimator):
         Whether every restart converged.
     calibration_ : Calibration or None
         The rows that `fit` held apart.
+    fitted_rows_ : FittedRows or None
+        Number and checksum of the fitted rows, by which `check` knows them again.
     n_features_in_, feature_names_in_
         As in scikit-learn.
     """
@@ -171,6 +174,7 @@ class Density(Verbs, DensityMixin, BaseEstimator):
         self._check(encoded)
         if not schema.context_slots:  # what is conditioned on tells rows apart
             warn_of_structure(encoded, schema)
+        remembered = fingerprint(encoded, schema, weight is not None)
         device = resolve_device(self.device)
         batch = self._batch(encoded, device, weight, schema)
         held = None
@@ -178,6 +182,7 @@ class Density(Verbs, DensityMixin, BaseEstimator):
             batch, held = split(batch, self.validation, torch.Generator().manual_seed(seeds[1]))
         fits = fit_starts(lambda: self._make(schema).to(device), batch, training, held)
         self._install(schema, fits)
+        self.fitted_rows_ = remembered
         self.calibration_ = None if apart is None else Calibration.of(apart, frame, schema)
         self.seed_ = training.random_state
         return self

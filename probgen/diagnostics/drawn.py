@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 
 import numpy as np
 import torch
@@ -33,8 +33,10 @@ def modelled(schema: Schema) -> dict[Hashable, tuple[Column, slice]]:
     return found
 
 
-def numbers(x: Floats, seen: Bools, schema: Schema) -> dict[Hashable, Floats]:
-    """The cells (n,) of each modelled column as numbers, NaN in holes.
+def numbers(
+    x: Floats, seen: Bools, schema: Schema, only: Collection[Hashable] | None = None
+) -> dict[Hashable, Floats]:
+    """The cells (n,) of each modelled column (or `only` some) as numbers, NaN in holes.
 
     Real-like columns and counts in table units (dates in days), rounded where the column is;
     levels by code. Cells of a table and cells that a model drew are equal where they would
@@ -42,6 +44,8 @@ def numbers(x: Floats, seen: Bools, schema: Schema) -> dict[Hashable, Floats]:
     """
     found = {}
     for name, (column, part) in modelled(schema).items():
+        if only is not None and name not in only:
+            continue
         cells, there = x[:, part], seen[:, part]
         if column.labelled or column.kind == "count":
             value, hole = np.rint(cells[:, 0]), ~there[:, 0]
