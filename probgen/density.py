@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 from probgen import queries
 from probgen.batch import Batch
 from probgen.calibration import Calibration, hold_apart
-from probgen.diagnostics.fitted import fingerprint
+from probgen.diagnostics.fitted import FittedRows, fingerprint
 from probgen.door import (
     check_settings,
     check_weight,
@@ -182,7 +182,7 @@ class Density(Verbs, DensityMixin, BaseEstimator):
             batch, held = split(batch, self.validation, torch.Generator().manual_seed(seeds[1]))
         fits = fit_starts(lambda: self._make(schema).to(device), batch, training, held)
         self._install(schema, fits)
-        self.fitted_rows_ = remembered
+        self.fitted_rows_: FittedRows | None = remembered
         self.calibration_ = None if apart is None else Calibration.of(apart, frame, schema)
         self.seed_ = training.random_state
         return self
@@ -205,6 +205,7 @@ class Density(Verbs, DensityMixin, BaseEstimator):
             member.align(self.members_[0])
         self.results_ = [result for _, result in fits]
         self.result_ = self.results_[0]
+        self.fitted_rows_ = None
         self.converged_ = all(result.converged for result in self.results_)
         self._forget(self.__dict__)
 

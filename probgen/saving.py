@@ -360,8 +360,8 @@ def _learned(estimator: Density, manifest: dict[str, Any]) -> None:
     estimator.schema_, estimator.results_, estimator.result_ = schema, results, results[0]
     estimator.converged_ = all(bool(result.converged) for result in results)
     estimator.n_features_in_ = int(manifest["features"])
-    rows = manifest.get("fitted_rows")
-    estimator.fitted_rows_ = None if rows is None else FittedRows.from_dict(rows)
+    remembered = manifest.get("fitted_rows")
+    estimator.fitted_rows_ = None if remembered is None else FittedRows.from_dict(remembered)
     if manifest["feature_names"] is not None:
         estimator.feature_names_in_ = np.array(manifest["feature_names"], dtype=object)
 

@@ -20,7 +20,7 @@ from probgen.table import encode, to_frame
 __all__ = ["check"]
 
 #: looked at where there are rows to judge by, in the order of the report
-OF_ROWS = (support, units, floor, gap, columns, pairs, uniform, coverage)
+OF_ROWS = (support, floor, gap, columns, pairs, uniform, coverage)
 
 
 def check(
@@ -57,7 +57,10 @@ def check(
             "pass check(table) rows that the fit did not see",
         ))  # fmt: skip
     else:
-        for look in OF_ROWS:
+        found = list(units(evidence))
+        foreign = any(finding.status == "fail" for finding in found)
+        findings += found
+        for look in (support,) if foreign else OF_ROWS:  # the rest would say it again
             findings += look(evidence)
     for look in (restarts, components, collapsed, intervals):
         findings += look(evidence)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,6 +21,8 @@ from probgen.errors import FitError
 from probgen.family import Family
 from probgen.fitting import fit
 from probgen.queries import Predictive
+from probgen.session import spawn_seeds
+from probgen.table import encode
 from probgen.training import FitResult, Training
 
 __all__ = ["convergence", "restarts"]
@@ -26,7 +30,7 @@ __all__ = ["convergence", "restarts"]
 #: epochs that a copy is trained on for at most, and the seconds they may take
 MORE, FEWEST, SECONDS = 10, 3, 4.0
 #: fall of the loss, nats a row, from which a fit is not converged, whatever its tolerance
-FALL = 0.01
+FALL = 0.05
 #: mean log density of restarts, nats a row
 SPREAD = 0.1
 #: difference of posterior means, in posterior standard deviations
@@ -70,6 +74,9 @@ def _falls(evidence: Evidence) -> list[tuple[float, float]]:
     """(fall of the loss, its noise) of each member that can be trained on, nats a row."""
     if evidence.known is None or not evidence.whole:
         return []  # another table has another optimum
+    batch = _as_trained(evidence)
+    if batch is None:
+        return []
     found = []
     for member, result in zip(evidence.model.members_, evidence.model.results_, strict=True):
         each = result.seconds / max(result.epochs, 1)
@@ -77,10 +84,23 @@ def _falls(evidence: Evidence) -> list[tuple[float, float]]:
         # early stopping ends while the loss of the training rows still falls
         if result.validation or epochs < FEWEST or member.objectives():
             continue
-        fall = _fall(member, evidence.known.batch, result, epochs)
+        fall = _fall(member, batch, result, epochs)
         if fall is not None:
             found.append(fall)
     return found
+
+
+def _as_trained(evidence: Evidence) -> Batch | None:
+    """The fitted rows as training saw them: rounded columns spread over their cells."""
+    model, known = evidence.model, evidence.known
+    assert known is not None
+    if not getattr(model, "dequantise", False) or not any(c.grid for c in evidence.schema.columns):
+        return known.batch
+    seed = getattr(model, "seed_", None)
+    if seed is None:  # a loaded model: another spread has another optimum
+        return None
+    jitter = np.random.default_rng(spawn_seeds(seed, 3)[0])
+    return model._batch(encode(known.frame, evidence.schema, jitter=jitter), model._device)
 
 
 def _fall(
@@ -104,7 +124,7 @@ def _fall(
     return before[0] - float(last.mean()), float(3 * last.std(ddof=1)) if len(last) > 1 else 0.0
 
 
-def _precision(member: Family) -> str:
+def _precision(member: Family) -> Literal["float32", "float64"]:
     kinds = {p.dtype for p in member.parameters()}
     return "float64" if torch.float64 in kinds else "float32"
 
@@ -113,8 +133,6 @@ def _scores(member: Family, batch: Batch, training: Training, still: bool = Fals
     """Loss of all rows after each epoch, by the loop's own held-out score."""
     own = copy.deepcopy(member)
     if still:
-        from dataclasses import replace
-
         training = replace(training, max_epochs=1, learning_rate=1e-300)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

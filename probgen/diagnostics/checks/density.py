@@ -53,7 +53,7 @@ def floor(evidence: Evidence) -> Iterator[Finding]:
         )  # fmt: skip
         return
     values, how = evidence.floor
-    gain = _finite(seen.log_p - values)
+    gain = _gain(seen.log_p, values)
     if len(gain) < 2:
         yield Finding("floor", "unknown", ("density",), "too few rows to compare", "pass more")
         return
@@ -123,8 +123,8 @@ def gap(evidence: Evidence) -> Iterator[Finding]:
     )
     do += "the table's value rises"
     if lost > LARGE and evidence.fit_floor is not None:
-        before = float(_finite(known.log_p - evidence.floor_of_known).mean())
-        after = float(_finite(seen.log_p - evidence.floor[0]).mean())
+        before = float(_gain(known.log_p, evidence.floor_of_known).mean())
+        after = float(_gain(seen.log_p, evidence.floor[0]).mean())
         details |= {"gain_on_train": before, "gain_on_table": after}
         if before > 0 and after < before / 2:
             yield Finding(
@@ -134,6 +134,11 @@ def gap(evidence: Evidence) -> Iterator[Finding]:
             )  # fmt: skip
             return
     yield Finding(name, "note", ("density",), text, do, details)
+
+
+def _gain(log_p: Floats, floor: Floats) -> Floats:
+    both = np.isfinite(log_p) & np.isfinite(floor)
+    return log_p[both] - floor[both]
 
 
 def _finite(values: Floats) -> Floats:

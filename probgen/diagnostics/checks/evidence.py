@@ -43,6 +43,8 @@ BAD_KHAT = 0.7
 FOLDS = 5
 #: rows that the model draws for comparison
 DRAWN = 10_000
+#: rows that independent columns are fitted to, at most
+FLOOR_ROWS = 2_000
 
 
 @dataclass
@@ -181,10 +183,11 @@ def _floor_score(floor: Fitted, frame: pd.DataFrame) -> Floats:
 
 
 def known_rows(schema: Schema, table: pd.DataFrame) -> pd.DataFrame:
-    """The rows that a second model with this schema can be fitted to."""
+    """The rows that independent columns can be fitted to, 2,000 at most."""
     keep = ~encode(table, schema, unseen="rare").illegal
     for column in schema.columns:
         if column.labelled and column.role == "modelled" and column.name in table.columns:
             cells = table[column.name]
             keep &= (cells.isna() | cells.isin(list(column.levels or ()))).to_numpy()
-    return table[keep]
+    kept = table[keep]
+    return kept if len(kept) <= FLOOR_ROWS else kept.sample(FLOOR_ROWS, random_state=0)

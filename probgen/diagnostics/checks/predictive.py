@@ -28,10 +28,12 @@ Floats = NDArray[np.float64]
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 #: rows whose PIT is taken where each row has draws of its own
 IN_CONTEXT = 2_000
+#: correlations that fail: Cohen's (1988) medium effect, as 0.1 is his small one
+MEDIUM = 0.3
 #: levels of a column that are looked at, the most frequent ones
 LEVELS = 10
 #: largest distance of a PIT from uniform: the effect 0.2 in the middle of a column
-PIT_WORST, PIT_NOTED = 0.1, 0.05
+PIT_WORST = 0.1
 FEWEST = 8
 
 
@@ -149,19 +151,19 @@ def uniform(evidence: Evidence) -> Iterator[Finding]:
         p.append(float(kstwobign.sf(size / np.sqrt(1 / len(u) + 1 / draws + fitted))))
     if not names:
         return
-    size, adjusted = np.array(sizes), holm(np.array(p))
+    distances, adjusted = np.array(sizes), holm(np.array(p))
     # judged in the units of the other checks
-    status, chosen = judge(size * WORST / PIT_WORST, adjusted)
+    status, chosen = judge(distances * WORST / PIT_WORST, adjusted)
     details = {"distance": dict(zip(names, sizes, strict=True)),
                "p_value": dict(zip(names, adjusted.tolist(), strict=True))}  # fmt: skip
     text = f"{len(names)} columns of numbers{evidence.fair}, distance from uniform at most "
-    text += f"{size.max():.2f}"
+    text += f"{distances.max():.2f}"
     if status == "ok":
         yield Finding("PIT", "ok", ("density",), text, details=details)
         return
     shown = [f"{name} {value:.2f}" for name, value in zip(names, sizes, strict=True)]
     yield Finding(
-        "PIT", status, ("density",), f"{text}: {named(shown, size, chosen)}",  # type: ignore[arg-type]
+        "PIT", status, ("density",), f"{text}: {named(shown, distances, chosen)}",  # type: ignore[arg-type]
         "look at plot.pit(table): a slope is a shift, a U or a hump a wrong spread",
         details,
     )  # fmt: skip
@@ -186,7 +188,7 @@ def pairs(evidence: Evidence) -> Iterator[Finding]:
     spread = np.sqrt(error**2 + other**2 + learned)
     effect, errors = (mine - theirs)[i, j], spread[i, j]
     p = holm(p_value(effect, errors))
-    status, chosen = judge(effect, p)
+    status, chosen = judge(effect, p, MEDIUM)
     names = [f"{what[a]} and {what[b]}" for a, b in zip(i, j, strict=True)]
     rows = [
         {"pair": name, "table": float(theirs[a, b]), "model": float(mine[a, b]), "p_value": q}

@@ -39,13 +39,14 @@ def holm(p: Floats) -> Floats:
     return found
 
 
-def judge(effect: Floats, adjusted: Floats) -> tuple[str, NDArray[np.bool_]]:
+def judge(effect: Floats, adjusted: Floats, worst: float = WORST) -> tuple[str, NDArray[np.bool_]]:
     """The status of many checks, and which of them count.
 
-    An effect that is significant but smaller than 0.1 is nothing; one of at least 0.2 fails.
+    An effect that is significant but smaller than 0.1 is nothing; one of at least
+    `worst` fails.
     """
     sure = adjusted < LEVEL
-    failed = sure & (np.abs(effect) >= WORST)
+    failed = sure & (np.abs(effect) >= worst)
     if failed.any():
         return "fail", failed
     noted = sure & (np.abs(effect) >= NOTED)

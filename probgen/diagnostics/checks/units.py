@@ -100,16 +100,18 @@ def _guess(table: Floats, drawn: Floats) -> str:
 
 def _factor(now: _Spread, fit: _Spread, ratio: float) -> str:
     moved = now.middle / fit.middle if fit.middle else math.nan
+    if abs(fit.middle) < 0.3 * fit.sd and not SMALLER < ratio < LARGER:  # a middle of chance
+        return f"as if multiplied by {_known(ratio)}"
     # the spread follows a factor too; the middle tells it better where it is far from 0
     if moved > 0 and 0.6 < ratio / moved < 1.7:
         factor = moved if abs(fit.middle) > fit.sd else ratio
-        return f"as if multiplied by {_known(factor, fit)}"
+        return f"as if multiplied by {_known(factor)}"
     if ratio >= LARGER or ratio <= SMALLER:
         return f"spread {ratio:.3g} times as large, middle {now.middle:.4g} for {fit.middle:.4g}"
     return f"middle {now.middle:.4g} for {fit.middle:.4g}, where the spread is {fit.sd:.3g}"
 
 
-def _known(factor: float, fit: _Spread) -> str:
+def _known(factor: float) -> str:
     """The conversion that is nearest, if one is near enough."""
     all_known = [*FACTORS, *(1 / known for known in FACTORS)]
     known = min(all_known, key=lambda one: abs(math.log(one / factor)))
