@@ -19,6 +19,7 @@ from probgen import queries
 from probgen.batch import Batch
 from probgen.calibration import Calibration, hold_apart
 from probgen.diagnostics.chains import judged
+from probgen.diagnostics.fitted import FittedRows, fingerprint
 from probgen.door import (
     check_settings,
     check_weight,
@@ -93,6 +94,8 @@ class Density(Verbs, DensityMixin, BaseEstimator):
         Whether every restart converged.
     calibration_ : Calibration or None
         The rows that `fit` held apart.
+    fitted_rows_ : FittedRows or None
+        Number and checksum of the fitted rows, by which `check` knows them again.
     n_features_in_, feature_names_in_
         As in scikit-learn.
     """
@@ -183,6 +186,7 @@ class Density(Verbs, DensityMixin, BaseEstimator):
         self._check(encoded)
         if not schema.context_slots:  # what is conditioned on tells rows apart
             warn_of_structure(encoded, schema)
+        remembered = fingerprint(encoded, schema, weight is not None)
         device = resolve_device(self.device)
         batch = self._batch(encoded, device, weight, schema)
         held = None
@@ -192,7 +196,7 @@ class Density(Verbs, DensityMixin, BaseEstimator):
         if sampler is not None:
             fits = self._sampled(fits, batch, sampler)
         self._install(schema, fits)
-        self._fitted_rows = len(batch) + (0 if held is None else len(held))
+        self.fitted_rows_: FittedRows | None = remembered
         self.calibration_ = None if apart is None else Calibration.of(apart, frame, schema)
         self.seed_ = training.random_state
         return self
@@ -224,6 +228,7 @@ class Density(Verbs, DensityMixin, BaseEstimator):
             member.align(self.members_[0])
         self.results_ = [result for _, result in fits]
         self.result_ = self.results_[0]
+        self.fitted_rows_ = None
         self.converged_ = all(result.converged for result in self.results_)
         self._forget(self.__dict__)
 

