@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
@@ -54,16 +55,17 @@ class Trust(Asked):
         joint = not self.schema_.context_slots
         return check(self._density, table, train, fit_floor if joint else None)
 
-    def to_arviz(self, table: Any = None) -> Any:
+    def to_arviz(self, table: Any = None, column: Hashable | None = None) -> Any:
         """The model as ArviZ groups, with those of the rows if `table`, the fitted rows, is given.
 
         Returns an ``InferenceData`` (ArviZ 0.2x) or a ``DataTree`` (1.x); see
-        `probgen.diagnostics.arviz.to_arviz` for the groups.
+        `probgen.diagnostics.arviz.to_arviz` for the groups. `column` names the log likelihood
+        of the rows after a column, as `plot_loo_pit` of ArviZ 1 wants it.
         """
         from probgen.diagnostics.arviz import to_arviz
 
         check_is_fitted(self)
-        return to_arviz(self._density, table)
+        return to_arviz(self._density, table, column)
 
     def loo(
         self,
