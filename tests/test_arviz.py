@@ -14,11 +14,12 @@ import pytest
 import torch
 
 import probgen as pg
-from probgen import queries
 from probgen.datasets import penguins
 from probgen.diagnostics import arviz as module
 from probgen.diagnostics.arviz import rows as rows_module
 from probgen.diagnostics.posterior import guide_khat, guide_log_p_q, kind
+from probgen.queries.density import log_weights
+from probgen.queries.draws import log_mean_exp
 from probgen.table import encode
 from tests.toys import GlobalMean
 from tests.trusted import KINDS, Factors, Means, line, mixture, quietly
@@ -163,11 +164,15 @@ def test_a_pair_with_context_and_row_latents():
     assert se.dims == ("chain", "draw", "row") and 0 < float(se.mean()) < 0.2
     assert list(data["log_likelihood"].data_vars) == ["y"]
     assert "(normal guide" in data.attrs["guide"]
-    # the error is that of another 512 particles
+
+    # the error is that of another 512 particles, by other noise
+    def averaged(_, weights):
+        return log_mean_exp(weights, 1)
+
     batch = model._batch(encode(table, model.schema_), "cpu")
     member, draws = model.members_[0], model._with_draws.draws[0]
     repeats = torch.stack([
-        queries.log_prob_draws(queries.Predictive([member], [draws]), batch, particles=512 + i)
+        torch.cat(log_weights(member, draws, batch, 512, 10_000 * i, averaged), 1)
         for i in range(12)
     ])  # fmt: skip
     ratio = float(repeats.std(0).mean() / se.mean())
@@ -175,7 +180,7 @@ def test_a_pair_with_context_and_row_latents():
 
 
 def test_columns_named_like_globals():
-    table = line(40).rename(columns={"x": "mean", "y": "weights"}).assign(loc=1.0 + line(40)["x"])
+    table = line(40).rename(columns={"x": "mean", "y": "weights"}).assign(loc=line(40, 1)["x"])
     data = mixture(components=2, draws=5).fit(table).to_arviz(table)
     assert set(data["observed_data"].data_vars) == {"mean_", "weights_", "loc_"}
     assert data["posterior"]["mean"].dims[2:] == ("component", "column")

@@ -10,6 +10,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.model_selection import KFold
 
 import probgen as pg
 from probgen.evaluation import Loo
@@ -37,8 +38,14 @@ def exact(model, table: pd.DataFrame, weight: np.ndarray | None = None) -> np.nd
     return total
 
 
-def means(table, **settings):
-    return quietly(Means(draws=20, random_state=0, max_epochs=300).fit, table, *settings.values())
+def quiet_loo(model, table, draws: int | None = None) -> Loo:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pg.ApproximationWarning)
+        return model.loo(table, draws=draws)
+
+
+def means(table):
+    return quietly(Means(draws=20, random_state=0, max_epochs=300).fit, table)
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +56,11 @@ def small():
 
 def test_agrees_with_the_closed_form(small):
     table, model = small
-    loo = model.loo(table, draws=2000)
+    loo = model.loo(table, draws=1000)
     rows = loo.pointwise
     gap = rows["elpd"] - exact(model, table)
     assert (gap.abs() < 5 * rows["se"] + 1e-4).all()
-    assert rows["se"].max() < 0.05 and loo.bad == 0
+    assert rows["se"].max() < 0.1 and loo.bad == 0
     assert loo.elpd == pytest.approx(rows["elpd"].sum())
     assert loo.se == pytest.approx(len(table) ** 0.5 * rows["elpd"].std(ddof=1))
     # fitted rows are likelier by p; two means are learned
@@ -64,11 +71,11 @@ def test_errors_are_those_of_other_draws(small):
     """Over other seeds of the guide's draws, values spread as their errors say."""
     table, model = small
     found = []
-    for seed in range(12):
-        other = clone(model).__class__(**model.get_params())
+    for seed in range(10):
+        other = clone(model)
         other.__setstate__(model.__getstate__())
         other.results_ = [type(r)(**{**vars(r), "seed": seed}) for r in model.results_]
-        found.append(other.loo(table, draws=300).pointwise)
+        found.append(quiet_loo(other, table, 200).pointwise)
     spread = np.std([rows["elpd"] for rows in found], axis=0, ddof=1)
     stated = np.mean([rows["se"] for rows in found], axis=0)
     assert 0.6 < spread.mean() / stated.mean() < 1.6
@@ -78,7 +85,7 @@ def test_frequency_weights_are_repeated_rows(small):
     table, model = small
     weight = np.where(np.arange(len(table)) < 5, 3.0, 1.0)
     fitted = quietly(Means(random_state=0, max_epochs=300).fit, table, None, weight)
-    loo = fitted.loo(table, draws=2000, sample_weight=weight)
+    loo = fitted.loo(table, draws=1000, sample_weight=weight)
     gap = loo.pointwise["elpd"] - exact(fitted, table, weight)
     assert (gap.abs() < 5 * loo.pointwise["se"] + 1e-4).all()
     assert loo.elpd == pytest.approx((weight * loo.pointwise["elpd"]).sum())
@@ -89,20 +96,20 @@ def test_gibbs_agrees_with_refits():
     table = line(20)
     settings = {"components": 1, "posterior": "gibbs", "draws": 1000, "dof": 5.0, "spread": 0.5}
     model = mixture(**settings, dequantise=False).fit(table)
-    rows = model.loo(table).pointwise
+    rows = quiet_loo(model, table).pointwise
     again = clone(model).set_params(schema=model.schema_, draws=0)
     refits = [
         again.fit(table.drop(index=i)).log_prob(table.loc[[i]]).iloc[0] for i in (0, 3, 7, 11, 19)
     ]
     some = rows.loc[[0, 3, 7, 11, 19]]
     assert ((some["elpd"] - refits).abs() < 5 * some["se"] + 1e-3).all()
-    assert (rows["khat"] < 0.7).all()
+    assert (some["khat"] < 0.7).all() and some["se"].max() < 0.1
 
 
 def test_agrees_with_arviz_at_the_same_draws(small):
     table, model = small
     data = model.to_arviz(table)
-    rows = model.loo(table, draws=20).pointwise
+    rows = quiet_loo(model, table, 20).pointwise
     stats = data["sample_stats"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -169,8 +176,14 @@ def test_without_a_posterior_it_is_k_fold():
 
 def test_folds_are_asked_for_and_do_not_see_their_rows(small):
     table, model = small
-    loo = model.loo(table, method="folds", folds=len(table))
-    np.testing.assert_allclose(loo.pointwise["elpd"], exact(model, table), atol=0.1)
+    loo = model.loo(table, method="folds", folds=3)
+    test = loo.pointwise.index[loo.pointwise["elpd"].argmin()]
+    fold = next(
+        rows for _, rows in KFold(3, shuffle=True, random_state=0).split(table) if test in rows
+    )
+    alone = clone(model).set_params(schema=model.schema_, random_state=model.seed_)
+    quietly(alone.fit, table.drop(index=fold))
+    assert loo.pointwise["elpd"][test] == alone.log_prob(table.loc[[test]])[test]
     with pytest.raises(pg.SchemaError, match="method='kfold'"):
         model.loo(table, method="kfold")
     with pytest.raises(pg.SchemaError, match="folds=1"):
@@ -183,11 +196,11 @@ def test_units_holes_and_index():
     table.loc[7] = np.nan
     table.index = table.index % 30  # repeated labels
     model = mixture(components=1, posterior="mean_field").fit(table)
-    rows = quietly(model.loo, table).pointwise
+    rows = quiet_loo(model, table, 50).pointwise
     assert rows.index.equals(table.index)
     assert rows["elpd"].iloc[7] == pytest.approx(0, abs=1e-9)
     grown = table.assign(x=1000 * table["x"])
-    other = quietly(mixture(components=1, posterior="mean_field").fit(grown).loo, grown)
+    other = quiet_loo(mixture(components=1, posterior="mean_field").fit(grown), grown, 50)
     seen = table["x"].notna().to_numpy()
     shift = rows["elpd"].to_numpy() - other.pointwise["elpd"].to_numpy()
     np.testing.assert_allclose(shift[seen], math.log(1000), atol=1e-6)
@@ -196,7 +209,7 @@ def test_units_holes_and_index():
 def test_restarts_are_averaged(small):
     table, _ = small
     model = quietly(Means(draws=20, random_state=0, max_epochs=300, restarts=2).fit, table)
-    loo = model.loo(table, draws=1000)
+    loo = model.loo(table, draws=500)
     gap = loo.pointwise["elpd"] - exact(model, table)
     assert (gap.abs() < 5 * loo.pointwise["se"] + 1e-4).all()
     assert "2 restarts" in loo.method
@@ -221,20 +234,14 @@ def regression(batch):
 def test_a_narrow_guide_is_caught(guide):
     """Plain leave-one-out at a mean-field guide looks fine; corrected for it, it does not."""
     table = correlated()
-    model = pg.Pair(regression, globals_guide=guide, random_state=0, max_epochs=200, draws=200)
+    model = pg.Pair(regression, globals_guide=guide, random_state=0, max_epochs=200, draws=100)
     model = quietly(lambda: model.fit(table, given=[f"x{i}" for i in range(5)]))
-    loo = quietly(lambda: quiet_loo(model, table))
+    loo = quiet_loo(model, table, 400 if guide == "normal" else 1000)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         plain = az.loo(model.to_arviz(table), pointwise=True)
-    assert float((np.asarray(plain.pareto_k) > 0.7).mean()) == 0
-    assert (loo.bad > 0.9) if guide == "normal" else (loo.bad < 0.02)
-
-
-def quiet_loo(model, table) -> Loo:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", pg.ApproximationWarning)
-        return model.loo(table, draws=500)
+    assert float((np.asarray(plain.pareto_k) > 0.7).mean()) < 0.05
+    assert (loo.bad > 0.9) if guide == "normal" else (loo.bad == 0)
 
 
 def half_bayesian(batch):
@@ -248,18 +255,18 @@ def half_bayesian(batch):
 def test_point_estimates_beside_a_posterior_are_said():
     table = line(30)
     model = quietly(pg.Pair(half_bayesian, random_state=0, max_epochs=30).fit, table)
-    loo = quiet_loo(model, table)
-    assert "1 learned numbers have no posterior" in str(loo)
-    assert means(table).loo(table, draws=50).notes == ()
+    loo = quiet_loo(model, table, 50)
+    assert "1 learned number(s) have no posterior" in str(loo)
+    assert quiet_loo(means(table), table, 50).notes == ()
 
 
 def test_forms(small):
     table, model = small
-    loo = model.loo(table, draws=200)
+    loo = quiet_loo(model, table, 200)
     assert loo.to_dict()["rows"] == 15 and "<pre>" in loo._repr_html_()
     assert str(loo) == repr(loo)
     before = torch.get_rng_state()
-    again = model.loo(table, draws=200)
+    again = quiet_loo(model, table, 200)
     pd.testing.assert_frame_equal(loo.pointwise, again.pointwise)
     assert torch.equal(before, torch.get_rng_state())
 

@@ -264,6 +264,6 @@ def _notes(predictive: Predictive, batch: Batch) -> tuple[str, ...]:
     if not fixed:
         return ()
     return (
-        f"{fixed} learned numbers have no posterior: they stay as the fit of all rows left "
+        f"{fixed} learned number(s) have no posterior: they stay as the fit of all rows left "
         "them, so elpd is too high; method='folds' refits them",
     )
