@@ -21,20 +21,14 @@ from probgen.schema import Schema
 from probgen.session import guarded
 
 __all__ = [
-    "Fitted", "Kind", "guide_khat", "guide_log_p_q", "khat_limit", "kind", "log_globals",
-    "log_sites", "method", "posterior",
+    "Fitted", "Kind", "guide_khat", "guide_log_p_q", "held_fixed", "khat_limit", "kind",
+    "log_globals", "log_sites", "posterior",
 ]  # fmt: skip
 
 Floats = NDArray[np.float64]
-#: where posterior draws come from: nowhere, the guide, or a sampler of the family's own
-Kind = Literal["none", "guide", "sampler"]
-
-METHODS = {
-    "none": "point estimate: no posterior",
-    "guide": "variational: independent draws from the guide",
-    "sampler": "Markov chain started at the variational posterior (Gibbs for mixtures)",
-    "nuts": "NUTS: a Markov chain started at the variational optimum",
-}
+#: where posterior draws come from: nowhere, the guide, a sampler of the family's own that
+#: starts from it, or the No-U-Turn sampler, whose chains are of one posterior
+Kind = Literal["none", "guide", "sampler", "nuts"]
 
 
 class Fitted(Protocol):
@@ -65,17 +59,31 @@ def kind(model: Fitted) -> Kind:
     if not any(posterior(model).draws):
         return "none"
     own = [m.draw_globals(1, torch.Generator().manual_seed(0)) for m in model.members_]
-    return "guide" if any(draws is None for draws in own) else "sampler"
+    if any(draws is None for draws in own):
+        return "guide"
+    return "nuts" if all("nuts" in result.engine for result in model.results_) else "sampler"
 
 
-def method(model: Fitted) -> str:
-    """The same in words."""
-    if model.results_[0].engine == "nuts":
-        return METHODS["nuts"]
-    return METHODS[kind(model)]
+def held_fixed(member: Family, draws: Draws, batch: Batch) -> int:
+    """How many learned numbers of the model have no posterior: point estimates beside its draws.
+
+    Found by differentiating the model's log density of some rows.
+    """
+    learned = [value for value in member.parameters() if value.requires_grad]
+    if not learned or not len(batch):
+        return 0
+    few = batch.take(slice(0, 8))
+    with torch.enable_grad(), guarded(0):
+        total = traced(member.model, few, one_draw(draws, 0)).log_prob_sum()
+        if not total.requires_grad:
+            return 0
+        found = torch.autograd.grad(total, learned, allow_unused=True)
+    return sum(v.numel() for v, slope in zip(learned, found, strict=True) if slope is not None)
 
 
-def guide_log_p_q(member: Family, draws: Draws, batch: Batch) -> tuple[Tensor, Tensor]:
+def guide_log_p_q(
+    member: Family, draws: Draws, batch: Batch, likelihood: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Log joint density and log guide density of each draw, (S,) each, nats.
 
     Parameters
@@ -85,13 +93,18 @@ def guide_log_p_q(member: Family, draws: Draws, batch: Batch) -> tuple[Tensor, T
         Draws from the guide of this member.
     batch : Batch
         The rows that the member was fitted to; row latents are integrated out.
+    likelihood : Tensor (S, n), optional
+        Log density of each row at each draw, where it is known already.
 
     Returns
     -------
     log_p, log_q : Tensor (S,)
-        ``log p(rows, t)`` and ``log q(t)``, with the rows in encoded units.
+        ``log p(rows, t)`` and ``log q(t)``, with the rows in the units of `likelihood`
+        (encoded ones without it).
     """
-    likelihood = (log_prob_draws(Predictive([member], [draws]), batch) * batch.weight).sum(1)
+    if likelihood is None:
+        likelihood = log_prob_draws(Predictive([member], [draws]), batch)
+    rows = (likelihood.double() * batch.weight).sum(1)
     one = one_row(member)
     prior, guide = [], []
     with torch.no_grad(), guarded(0):
@@ -99,7 +112,7 @@ def guide_log_p_q(member: Family, draws: Draws, batch: Batch) -> tuple[Tensor, T
             values = one_draw(draws, s)
             prior.append(log_globals(member.model, one, values))
             guide.append(log_globals(member.guide, one, values))
-    return likelihood.double() + torch.stack(prior), torch.stack(guide)
+    return rows + torch.stack(prior), torch.stack(guide)
 
 
 def log_globals(program: Any, one: Batch, values: dict[str, Tensor]) -> Tensor:

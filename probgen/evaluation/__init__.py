@@ -1,7 +1,8 @@
-"""Comparing densities, stacking them, and calibrating them by simulation."""
+"""Comparing densities, stacking them, leaving rows out, and calibrating by simulation."""
 
 from probgen.evaluation.compare import compare
 from probgen.evaluation.comparison import Comparison
+from probgen.evaluation.loo import Loo
 from probgen.evaluation.simulations import Simulations
 from probgen.evaluation.sklearn_density import SklearnDensity
 from probgen.evaluation.stack import Stack
@@ -9,6 +10,7 @@ from probgen.evaluation.stacking import Weights, stacking_weights
 
 __all__ = [
     "Comparison",
+    "Loo",
     "SklearnDensity",
     "Simulations",
     "Stack",

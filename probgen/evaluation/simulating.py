@@ -185,9 +185,8 @@ class _Run:
             lower, upper = (end.numpy() for end in quantiles(ordered, level))
             covered.append((value >= lower) & (value <= upper))
         source = kind(refit)
-        steps = (
-            _steps(draws, len(held.members)) if source == "sampler" else np.ones(len(value), int)
-        )
+        chained = source in ("sampler", "nuts")
+        steps = _steps(draws, len(held.members)) if chained else np.ones(len(value), int)
         ranks = np.array([
             -1 if math.isnan(value[q]) or np.isnan(draws[:, q]).any()
             else _rank(value[q], draws[:: steps[q], q], self.draws, rng)
