@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from probgen.density import Density
 from probgen.errors import DataWarning, NotSupported, SchemaError, message, warn
 from probgen.families.wrapped import Wrapped
 from probgen.family import Family
+from probgen.nuts import NUTS
 from probgen.schema import Schema
 
 __all__ = ["SklearnDensity", "total_mass", "wrapped"]
@@ -96,10 +97,11 @@ class SklearnDensity(Density):
         sample_weight: Any = None,
         given: Sequence[Hashable] = (),
         calibration: float | None = None,
+        inference: Literal["vi", "nuts"] | NUTS = "vi",
     ) -> Self:
         """Fit the estimator to the encoded rows of a table; see `Density.fit`."""
         require_normalised(self.estimator)
-        super().fit(X, y, sample_weight, given, calibration)
+        super().fit(X, y, sample_weight, given, calibration, inference)
         if type(_last(self.estimator)).__name__ not in KNOWN:
             _require_mass_one(self.estimator, self.members_)
         return self

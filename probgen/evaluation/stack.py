@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from probgen.batch import Batch
 from probgen.calibration import Calibration, hold_apart
 from probgen.density import Density
+from probgen.diagnostics.fitted import fingerprint
 from probgen.diagnostics.report import Finding, Report
 from probgen.door import (
     check_settings,
@@ -33,6 +34,7 @@ from probgen.evaluation.sklearn_density import wrapped
 from probgen.evaluation.stacking import Weights, stacking_weights
 from probgen.families.stack import Stacked
 from probgen.family import Family
+from probgen.nuts import NUTS, sampler_of
 from probgen.schema import Schema
 from probgen.session import spawn_seeds
 from probgen.table import encode
@@ -117,11 +119,18 @@ class Stack(Density):
         sample_weight: Any = None,
         given: Sequence[Hashable] = (),
         calibration: float | None = None,
+        inference: Literal["vi", "nuts"] | NUTS = "vi",
     ) -> Self:
         """Find the weights by folds, and fit every part to all rows; see `Density.fit`.
 
-        With `given` every part must be of a family that conditions on context columns.
+        With `given` every part must be of a family that conditions on context columns. Parts
+        are fitted by variational inference: a fold a chain would cost too much.
         """
+        if sampler_of(inference) is not None:
+            raise NotSupported(message(
+                "inference by NUTS of a stack", "a fit of each part in each fold",
+                "leave inference out, or sample one part on its own",
+            ))  # fmt: skip
         clock = time.perf_counter()
         frame = fit_frame(self, X)
         parts = self._checked(given)
@@ -151,6 +160,7 @@ class Stack(Density):
         require_one_measure({name: part.schema_ for name, part in fitted.items()}, given)
         self.held_out_ = pd.DataFrame(log_p, index=frame.index, columns=list(parts))
         self._take(fitted, schema, found, seed, time.perf_counter() - clock)
+        self.fitted_rows_ = fingerprint(encoded, schema, weight is not None)
         self.calibration_ = None if apart is None else Calibration.of(apart, whole, self.schema_)
         self.seed_ = seed
         return self
