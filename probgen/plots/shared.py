@@ -21,27 +21,48 @@ Array = NDArray[Any]
 
 #: Okabe and Ito (2008): told apart by readers with any colour vision
 DATA, MODEL, GREY = "#0072B2", "#D55E00", "#6b6b6b"
+#: of the same palette, for components and levels
+OTHERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 #: levels shown by name
 LEVELS = 12
 
 
+def whole_contexts(model: Density, frame: pd.DataFrame) -> pd.DataFrame | None:
+    """The context columns of rows that hold all of them; None for a model without context.
+
+    Raises
+    ------
+    SchemaError
+        If there is no such row.
+    """
+    names = [c.name for c in model.schema_.columns if c.role == "context"]
+    if not names:
+        return None
+    held = frame[[name for name in names if name in frame]].dropna()
+    if not len(held) or held.shape[1] < len(names):
+        raise SchemaError(message(
+            "no row with a whole context", f"the columns {names}, which the model conditions on",
+            "pass a table that holds them",
+        ))  # fmt: skip
+    return held
+
+
 def drawn_beside(model: Density, frame: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
     """`count` rows that the model draws; what it conditions on comes from rows of the frame."""
-    context = [c.name for c in model.schema_.columns if c.role == "context"]
-    if not context or not len(frame):
+    context = whole_contexts(model, frame)
+    if context is None:
         return model.sample(count, random_state=seed)
-    rows = np.random.default_rng(seed).integers(len(frame), size=count)
-    held = frame[[name for name in context if name in frame]].iloc[rows]
+    held = context.iloc[np.random.default_rng(seed).integers(len(context), size=count)]
     return model.sample(1, given=held, random_state=seed).reset_index(drop=True)
 
 
-def own_axes(ax: Axes | None) -> Axes:
-    """The axes to draw on, in a new figure where none are given."""
+def own_axes(ax: Axes | None, size: tuple[float, float] = (6.4, 4.0)) -> Axes:
+    """The axes to draw on, in a new figure of that size (inches) where none are given."""
     if ax is not None:
         return ax
     import matplotlib.pyplot as plt
 
-    return plt.subplots(figsize=(6.4, 4.0), layout="constrained")[1]
+    return plt.subplots(figsize=size, layout="constrained")[1]
 
 
 def grid_of_axes(
@@ -72,13 +93,20 @@ def handles(data: str, model: str) -> list[Any]:
     ]
 
 
-def legend_below(axes: NDArray[np.object_], unused: list[Axes]) -> None:
+def legend_below(
+    axes: NDArray[np.object_], unused: list[Axes], entries: list[tuple[Any, str]]
+) -> None:
     """A legend where there is room: in an unused panel, or below all."""
-    entries = handles("data", "model (sampled)")
+    marks, labels = [mark for mark, _ in entries], [label for _, label in entries]
     if unused:
-        unused[0].legend(handles=entries, loc="center", frameon=False)
+        labels = ["\n".join(textwrap.wrap(label, 28)) for label in labels]
+        unused[0].legend(marks, labels, loc="center", frameon=False)
     else:
-        axes[0].figure.legend(handles=entries, loc="outside lower center", ncols=2, frameon=False)
+        figure = axes[0].figure
+        # about 0.09 inches a letter, and what the mark takes
+        across = max(1, int(figure.get_figwidth() / (0.09 * max(map(len, labels)) + 0.7)))
+        figure.legend(marks, labels, loc="outside lower center", frameon=False,
+                      ncols=min(across, len(labels)))  # fmt: skip
 
 
 def drawable(
@@ -115,18 +143,33 @@ def numbers(series: pd.Series) -> Array:
 
 def fit_ticks(axis: Any, column: Column) -> None:
     """Ticks that suit the values of a column: levels by name, dates, whole numbers."""
-    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     levels = list(column.levels or ())
     if column.labelled and len(levels) <= LEVELS:
         axis.set_ticks(range(len(levels)), [short(level, 10) for level in levels])
-    elif column.kind == "date":  # matplotlib counts days since 1970 too
-        locator = AutoDateLocator(minticks=2, maxticks=5)
-        axis.set_major_locator(locator)
-        axis.set_major_formatter(ConciseDateFormatter(locator))
-    elif column.kind == "count":
-        axis.set_major_locator(MaxNLocator(5, integer=True))
+    elif column.kind == "date":
+        date_ticks(axis)
+    else:
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=column.kind == "count"))
+        axis.set_major_formatter(FuncFormatter(brief))
+
+
+def date_ticks(axis: Any) -> None:
+    """Ticks of dates, given in days since 1970 as matplotlib counts them."""
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+    locator = AutoDateLocator(minticks=2, maxticks=5)
+    axis.set_major_locator(locator)
+    axis.set_major_formatter(ConciseDateFormatter(locator))
+
+
+def brief(value: float, _place: object = None) -> str:
+    """A number as short as it can be said, thousands by letter: 1.5M."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if size <= abs(value) < 1e12:
+            return f"{value / (1e3 if letter == 'k' else size):.4g}{letter}"
+    return f"{value:.6g}"
 
 
 def positions(series: pd.Series, column: Column, noise: np.random.Generator) -> Array:

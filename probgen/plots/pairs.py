@@ -1,4 +1,4 @@
-"""Columns of a table beside those of rows that the model draws."""
+"""Pairs of columns of a table beside those of rows that the model draws."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from probgen.columns import Column
@@ -14,20 +13,14 @@ from probgen.density import Density
 from probgen.errors import SchemaError, message
 from probgen.plots.shared import (
     DATA,
-    LEVELS,
     MODEL,
     Array,
     clean,
     drawable,
     drawn_beside,
     fit_ticks,
-    grid_of_axes,
     handles,
-    is_date,
-    legend_below,
-    numbers,
     positions,
-    short,
     wrapped,
 )  # fmt: skip
 from probgen.table import to_frame
@@ -35,98 +28,7 @@ from probgen.table import to_frame
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["marginals", "pairs"]
-
-
-def marginals(
-    model: Density,
-    table: Any,
-    columns: Sequence[Hashable] | None = None,
-    samples: int = 4000,
-    random_state: int = 0,
-) -> NDArray[np.object_]:
-    """Each column of a table beside the same column of rows that the model draws.
-
-    Parameters
-    ----------
-    model : Density
-    table : data frame
-    columns : sequence of names, optional
-        All columns of the table that the model knows.
-    samples : int
-        Rows to draw.
-    random_state : int
-        Their seed.
-
-    Returns
-    -------
-    ndarray of Axes, one a column
-        Bars: the table (histogram or shares of the levels). Line or dots: the model.
-    """
-    frame = to_frame(table, model.schema_.names)
-    names = drawable(model, frame, columns)
-    drawn = drawn_beside(model, frame, samples, random_state)
-    grid, unused = grid_of_axes(len(names), width=3.4, height=2.6)
-    for ax, name in zip(grid, names, strict=True):
-        column = model.schema_[name]
-        if column.labelled:
-            _level_bars(ax, frame[name], drawn[name], column)
-        else:
-            _histograms(ax, frame[name], drawn[name], column)
-        ax.set_title(short(name), fontsize="medium", loc="left")
-        clean(ax)
-    legend_below(grid, unused)
-    return grid
-
-
-def _level_bars(ax: Axes, real: pd.Series, drawn: pd.Series, column: Column) -> None:
-    levels = list(column.levels or ())
-    places = np.arange(len(levels))
-    codes = pd.Index(levels, dtype=object)
-    for series, kind in ((real, "data"), (drawn, "model")):
-        seen = codes.get_indexer(pd.Index(series.dropna().astype(object)))
-        share = np.bincount(seen[seen >= 0], minlength=len(levels)) / max(len(seen), 1)
-        if kind == "data":
-            ax.bar(places, share, width=0.7, color=DATA, alpha=0.45, label="data")
-        else:
-            ax.plot(places, share, "o", color=MODEL, markersize=6, label="model")
-    if len(levels) <= LEVELS:
-        labels = [short(level, 12) for level in levels]
-        long = sum(map(len, labels)) > 26
-        ax.set_xticks(places, labels, rotation=35 if long else 0, ha="right" if long else "center")
-    else:
-        ax.set_xlabel(f"{len(levels)} levels, by code")
-    ax.set_ylabel("share of rows")
-
-
-def _histograms(ax: Axes, real: pd.Series, drawn: pd.Series, column: Column) -> None:
-    data, model = (numbers(series) for series in (real, drawn))
-    both = np.concatenate([data, model])
-    if not len(both):
-        return
-    edges = _edges(data if len(data) else model, model, column)
-    for values, kind in ((data, "data"), (model, "model")):
-        height = np.histogram(values, edges)[0] / (max(len(values), 1) * np.diff(edges))
-        if kind == "data":
-            ax.stairs(height, edges, fill=True, color=DATA, alpha=0.45, label="data")
-        else:
-            ax.stairs(height, edges, color=MODEL, linewidth=1.8, label="model")
-    days = is_date(real) or column.unit is not None
-    ax.set_ylabel("density per day" if days else "density")
-    fit_ticks(ax.xaxis, column)
-
-
-def _edges(data: Array, model: Array, column: Column) -> Array:
-    """Bins over nearly all values; whole numbers and grid cells are never cut."""
-    low, high = np.quantile(np.concatenate([data, model]), [0.001, 0.999])
-    low, high = min(low, data.min()), max(high, data.max())
-    step = 1.0 if column.kind == "count" else column.grid
-    bins = int(np.clip(2 * len(data) ** (1 / 3), 8, 40))
-    if step and high > low:
-        width = step * max(1, round((high - low) / step / bins))
-        low -= step / 2
-        return low + width * np.arange(int(np.ceil((high - low) / width)) + 1)
-    return np.linspace(low, high if high > low else low + 1, bins + 1)
+__all__ = ["pairs"]
 
 
 def pairs(

@@ -1,6 +1,6 @@
-"""Plots: what is drawn, from what, and that nothing global changes."""
+"""Plots of tables, rows and fits: what is drawn, and from what."""
 
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,33 +10,7 @@ import probgen as pg
 from probgen import plots
 from probgen.datasets import penguins
 from probgen.plots.shared import DATA, MODEL
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402 - after the backend
-
-
-@pytest.fixture(scope="module")
-def birds():
-    kinds = {"flipper_length_mm": "real", "year": "ordered"}
-    return pg.GaussianMixture(
-        components=4, restarts=2, columns=kinds, draws=2, random_state=0
-    ).fit(penguins())
-
-
-@pytest.fixture(autouse=True)
-def nothing_global():
-    before = dict(matplotlib.rcParams)
-    yield
-    assert dict(matplotlib.rcParams) == before
-    plt.close("all")
-
-
-def drawn(axes):
-    """Lay everything out, so that mistakes in labels show."""
-    figure = np.ravel(np.asarray(axes, dtype=object))[0].figure
-    figure.canvas.draw()
-    return figure
-
+from tests.plots.drawing import drawn
 
 def test_loss_has_a_line_for_each_restart(birds):
     ax = birds.plot.loss()
@@ -53,42 +27,6 @@ def test_loss_draws_on_given_axes_with_held_out_rows():
     ax = plots.loss(model, ax=mine)
     assert ax is mine and len(ax.get_lines()) == 2
     assert any("held out" in text.get_text() for text in ax.get_legend().get_texts())
-
-
-def test_marginals_show_the_shares_and_the_density(birds):
-    table = penguins()
-    axes = birds.plot.marginals(table)
-    drawn(axes)
-    assert [ax.get_title(loc="left") for ax in axes] == list(table.columns)
-    bars = [patch.get_height() for patch in axes[0].patches]
-    np.testing.assert_allclose(bars, table["species"].value_counts(normalize=True).sort_index())
-    assert [tick.get_text() for tick in axes[0].get_xticklabels()] == [
-        "Adelie", "Chinstrap", "Gentoo",
-    ]  # fmt: skip
-    data = axes[5].patches[0].get_data()
-    assert float((data.values * np.diff(data.edges)).sum()) == pytest.approx(1)
-    model = np.asarray(axes[0].get_lines()[0].get_ydata())
-    np.testing.assert_allclose(model, bars, atol=0.05)
-
-
-def test_marginals_of_dates_counts_and_long_labels():
-    rng = np.random.default_rng(0)
-    table = pd.DataFrame({
-        "day": pd.Timestamp("2024-01-01", tz="UTC") + pd.to_timedelta(rng.normal(0, 50, 90), "D"),
-        "visits": rng.poisson(3, 90),
-        "place": rng.choice(["a very long name of a place", "another very long name"], 90),
-        "code": pd.Categorical(rng.integers(40, size=90).astype(str)),
-        "sure": rng.random(90) < 0.3,
-    })  # fmt: skip
-    table.loc[3, ["day", "visits"]] = None
-    model = pg.GaussianMixture(components=2, random_state=0, draws=2).fit(table)
-    axes = model.plot.marginals(table)
-    drawn(axes)
-    assert "per day" in axes[0].get_ylabel()
-    edges = axes[1].patches[0].get_data().edges
-    assert np.allclose(edges % 1, 0.5)  # whole numbers are in the middle of their bars
-    assert "levels" in axes[3].get_xlabel()
-    assert len(model.plot.pairs(table, columns=["day", "visits", "sure"])) == 3
 
 
 def test_pairs_show_equally_many_rows_of_both_sorts(birds):
