@@ -1,5 +1,5 @@
 """Comparing densities, and stacking them."""
 
-from probgen.evaluation.loo import Loo
+from probgen.diagnostics.loo import Loo
 
 __all__ = ["Loo"]

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import pandas as pd
 from sklearn.utils.validation import check_is_fitted
 
+from probgen.diagnostics.loo import Loo
 from probgen.diagnostics.report import Report
 from probgen.door import check_weight
 from probgen.errors import DataWarning
 from probgen.frames import to_frame
 from probgen.verbs.base import Asked
-
-if TYPE_CHECKING:
-    from probgen.evaluation.loo import Loo
 
 __all__ = ["Trust"]
 
