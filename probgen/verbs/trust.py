@@ -118,7 +118,9 @@ class Trust(Asked):
         Notes
         -----
         It is about the posterior of the model, which a guide only proposes; refits and folds
-        are about the density as it is fitted, guide included. A rounded column is scored at
+        are about the density as it is fitted, guide included. Draws that stay in one mode leave
+        a row out within it: of mixtures of many components K-fold is the more careful number
+        (benchmarks/loo.py). A rounded column is scored at
         its recorded value, while its fit spread it over the cell: the difference is far below
         the Monte Carlo error unless a cell is as wide as the column.
 
