@@ -163,5 +163,5 @@ axes = plots.pit(best, held)
 # they do, the data leave open how many there are, and an interval from one answer is too narrow
 # ([how the rules were found](../how-to/check-a-fit.md)). A column whose curve leaves the band is
 # one to look at: the ratio is mostly written as a whole number, which a smooth density can only
-# spread out. Left to themselves, without `columns=`, the families would notice that by their
-# rules for rounded columns.
+# spread out. `columns={"ratio": {"kind": "real", "atoms": (2, 3, 4, 5)}}` gives these values a
+# mass of their own.

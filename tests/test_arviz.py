@@ -43,7 +43,7 @@ def data(birds):
 
 @pytest.fixture(scope="module")
 def unmixed():
-    model = mixture(components=1, posterior="mean_field", columns=KINDS).fit(penguins())
+    model = mixture(components=1, posterior="mean_field", draws=30, columns=KINDS).fit(penguins())
     return model.to_arviz(penguins())
 
 

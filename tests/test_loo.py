@@ -45,7 +45,7 @@ def quiet_loo(model, table, draws: int | None = None) -> Loo:
 
 
 def means(table):
-    return quietly(Means(draws=20, random_state=0, max_epochs=300).fit, table)
+    return quietly(Means(draws=30, random_state=0, max_epochs=300).fit, table)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_gibbs_agrees_with_refits():
 def test_agrees_with_arviz_at_the_same_draws(small):
     table, model = small
     data = model.to_arviz(table)
-    rows = quiet_loo(model, table, 20).pointwise
+    rows = quiet_loo(model, table, 30).pointwise
     stats = data["sample_stats"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -129,20 +129,19 @@ def test_agrees_with_arviz_at_the_same_draws(small):
 
 @pytest.mark.parametrize("scale", [0.1, 1.0, 4.0])
 def test_smoothing_agrees_with_arviz(scale):
-    raw = scale * np.random.default_rng(0).normal(size=(500, 20))
+    # a tail of 60 draws: ArviZ 0.23 rounds it up, ArviZ 1 down
+    raw = scale * np.random.default_rng(0).normal(size=(400, 20))
     weights, k = smoothed(torch.tensor(raw))
     assert torch.equal(k, pareto_k(torch.tensor(raw)))
     torch.testing.assert_close(weights.exp().sum(0), torch.ones(20, dtype=torch.float64))
     if OLD:
         w, expected = az.psislw(raw.T.copy())
-        np.testing.assert_allclose(weights.T, w, atol=1e-5)
-    else:
+    else:  # of ratios of the likelihood: minus our log weights
         import xarray
 
-        array = xarray.DataArray(raw.T, dims=["row", "sample"])
-        w, expected = array.azstats.psislw(dim="sample", r_eff=1)
-        # ArviZ 1 keeps minus the weights out of the tail as they are
-        assert w.shape == raw.T.shape
+        ratios = xarray.DataArray(-raw.T, dims=["row", "sample"])
+        w, expected = ratios.azstats.psislw(dim="sample", r_eff=1)
+    np.testing.assert_allclose(weights.T, w, atol=1e-5)
     np.testing.assert_allclose(k, np.asarray(expected), atol=1e-6)
 
 
@@ -208,7 +207,7 @@ def test_units_holes_and_index():
 
 def test_restarts_are_averaged(small):
     table, _ = small
-    model = quietly(Means(draws=20, random_state=0, max_epochs=300, restarts=2).fit, table)
+    model = quietly(Means(draws=30, random_state=0, max_epochs=300, restarts=2).fit, table)
     loo = model.loo(table, draws=500)
     gap = loo.pointwise["elpd"] - exact(model, table)
     assert (gap.abs() < 5 * loo.pointwise["se"] + 1e-4).all()
@@ -230,18 +229,18 @@ def regression(batch):
         pyro.sample("y", dist.Normal(loc, s), obs=batch["y"])
 
 
-@pytest.mark.parametrize("guide", ["normal", "multivariate"])
+@pytest.mark.parametrize("guide", ["mean_field", "multivariate"])
 def test_a_narrow_guide_is_caught(guide):
     """Plain leave-one-out at a mean-field guide looks fine; corrected for it, it does not."""
     table = correlated()
-    model = pg.Pair(regression, globals_guide=guide, random_state=0, max_epochs=200, draws=100)
+    model = pg.Pair(regression, guide=guide, random_state=0, max_epochs=200, draws=100)
     model = quietly(lambda: model.fit(table, given=[f"x{i}" for i in range(5)]))
-    loo = quiet_loo(model, table, 400 if guide == "normal" else 1000)
+    loo = quiet_loo(model, table, 400 if guide == "mean_field" else 1000)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         plain = az.loo(model.to_arviz(table), pointwise=True)
     assert float((np.asarray(plain.pareto_k) > 0.7).mean()) < 0.05
-    assert (loo.bad > 0.9) if guide == "normal" else (loo.bad == 0)
+    assert (loo.bad > 0.9) if guide == "mean_field" else (loo.bad == 0)
 
 
 def half_bayesian(batch):

@@ -13,10 +13,11 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import KFold
 
+from probgen.diagnostics.loo import BAD_KHAT, Loo
 from probgen.diagnostics.posterior import kind
 from probgen.errors import ApproximationWarning, DataWarning, NotSupported, SchemaError, message
 from probgen.errors import warn as say
-from probgen.evaluation.loo import BAD_KHAT, Loo, leave_one_out, summed
+from probgen.evaluation.loo import leave_one_out, summed
 from probgen.table import encode, to_frame
 
 __all__ = ["loo"]

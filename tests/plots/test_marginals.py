@@ -18,6 +18,7 @@ from probgen.plots.spans import Span, as_series, bins, span_of
 from tests import pairs
 from tests.plots.drawing import drawn, texts
 
+
 def test_marginals_show_the_shares_and_the_density(birds):
     table = penguins()
     axes = birds.plot.marginals(table)

@@ -12,6 +12,7 @@ from probgen.datasets import penguins
 from probgen.plots.shared import DATA, MODEL
 from tests.plots.drawing import drawn
 
+
 def test_loss_has_a_line_for_each_restart(birds):
     ax = birds.plot.loss()
     drawn(ax)
