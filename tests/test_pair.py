@@ -397,7 +397,7 @@ def test_globals_have_names_and_intervals():
     posterior = tree["posterior"]
     assert {"slope", "sigma", "offset"} <= set(posterior.data_vars)
     assert posterior["offset"].shape == (1, 20, 3)
-    assert tree["log_likelihood"]["log_prob"].shape == (1, 20, len(table))
+    assert tree["log_likelihood"]["body_mass_g"].shape == (1, 20, len(table))
     report = fitted.check(table, train=table)
     assert "k-hat of the guide" in str(report)
 
