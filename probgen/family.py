@@ -62,6 +62,8 @@ class Family(nn.Module):
     takes_context: ClassVar[bool] = False
     #: whether a level that the fit did not see has mass (the reserved code of a category)
     reserves: ClassVar[bool] = True
+    #: whether the draws of all globals are of one posterior, which leave-one-out can weigh
+    joint_posterior: ClassVar[bool] = True
     #: whether `update` is implemented: closed-form steps instead of gradients
     updates: ClassVar[bool] = False
 

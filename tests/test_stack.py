@@ -158,6 +158,15 @@ def test_intervals_need_a_posterior_of_every_part(model):
     assert report.intervals == "no" and "t have no posterior" in str(report)
 
 
+def test_rows_are_left_out_by_folds():
+    own = {"one": pg.GaussianMixture(1, random_state=0), "apart": pg.Independent(random_state=0)}
+    stack = pg.Stack(own, folds=2, draws=10, random_state=0).fit(table(60))
+    loo = stack.loo(table(60), folds=2)
+    assert loo.method.startswith("2-fold") and np.isfinite(loo.elpd) and loo.bad == 0
+    groups = stack.to_arviz(table(60))
+    assert "posterior_predictive" in groups and "log_likelihood" not in groups
+
+
 def test_other_verbs_answer(model):
     rows = table(5, 4)
     assert model.explain(rows).sum(axis=1).to_numpy() == pytest.approx(-model.log_prob(rows))

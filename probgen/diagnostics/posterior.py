@@ -27,8 +27,9 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 #: where posterior draws come from: nowhere, the guide, a sampler of the family's own that
-#: starts from it, or the No-U-Turn sampler, whose chains are of one posterior
-Kind = Literal["none", "guide", "sampler", "nuts"]
+#: starts from it, the No-U-Turn sampler, whose chains are of one posterior, or the posteriors
+#: of the parts that a model is made of
+Kind = Literal["none", "guide", "sampler", "nuts", "parts"]
 
 
 class Fitted(Protocol):
@@ -58,6 +59,8 @@ def kind(model: Fitted) -> Kind:
     """Where the posterior draws of a model come from."""
     if not any(posterior(model).draws):
         return "none"
+    if not all(member.joint_posterior for member in model.members_):
+        return "parts"
     own = [m.draw_globals(1, torch.Generator().manual_seed(0)) for m in model.members_]
     if any(draws is None for draws in own):
         return "guide"

@@ -50,7 +50,7 @@ def loo(
     frame = to_frame(table, model.schema_.names)
     encoded = encode(frame, model.schema_)
     ones = np.ones(len(frame)) if weight is None else weight
-    if method == "folds" or kind(model) == "none":
+    if method == "folds" or kind(model) in ("none", "parts"):
         return _by_folds(model, frame, folds, weight, ones)
     rows, fitted, how, notes = leave_one_out(model, encoded, weight, draws)
     bad = rows.index.to_numpy()[:0]
@@ -99,7 +99,10 @@ def _by_folds(
         own[test] = 0.0
         elpd[test], se[test] = _without(model, frame, own, test)
     rows = pd.DataFrame({"elpd": elpd, "khat": math.nan, "se": se}, index=frame.index)
-    why = " (a point estimate: no posterior to leave a row out of)" * (kind(model) == "none")
+    why = {
+        "none": " (a point estimate: no posterior to leave a row out of)",
+        "parts": " (each part has a posterior of its own)",
+    }.get(kind(model), "")
     fitted = model.log_prob(frame).to_numpy()
     return summed(rows.assign(method="folds"), fitted, ones, f"{folds}-fold refits{why}")
 

@@ -56,6 +56,7 @@ class Stacked(Family):
     """
 
     closed_form = True  # scored without draws of its own: parts keep theirs
+    joint_posterior = False
     log_weights: Tensor
     seeds: Tensor
 

@@ -31,6 +31,7 @@ METHODS: dict[Kind, str] = {
     "guide": "variational: independent draws from the guide",
     "sampler": "Markov chain started at the variational posterior (Gibbs for mixtures)",
     "nuts": "Markov chain Monte Carlo: No-U-Turn sampler",
+    "parts": "draws of each part from its own posterior; the weights of the parts are fixed",
 }
 CHAINS: dict[Kind, str] = {
     "none": "",
@@ -43,12 +44,14 @@ CHAINS: dict[Kind, str] = {
         "r_hat asks whether restarts agree, ess counts draws within them"
     ),
     "nuts": "chain = Markov chain of one posterior: r_hat and ess mean what they always mean",
+    "parts": "draw = one draw of each part; no log_likelihood, since they share no posterior",
 }
 SUMMARY: dict[Kind, str] = {
     "none": "",
     "guide": "kind='stats'; whether the draws can be trusted: k-hat of log_p - log_q, or check()",
     "sampler": "kind='all'; labels of parts may switch within a chain, where r_hat misleads",
     "nuts": "kind='all'",
+    "parts": "kind='stats'",
 }
 
 

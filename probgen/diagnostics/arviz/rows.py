@@ -47,7 +47,7 @@ def add_rows(
     names = {k: v for k, v in variable_names(schema, groups.dims).items() if k in frame.columns}
     context = {c.name for c in schema.columns if c.role == "context"}
     modelled = {k: v for k, v in names.items() if k not in context}
-    if source != "none":
+    if source not in ("none", "parts"):
         _add_log_likelihood(groups, model, batch, encoded, source, _named(modelled, column))
     new = {"posterior_predictive": _replicates(model, predictive, batch, 1)}
     if prior:
