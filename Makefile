@@ -10,10 +10,10 @@ EXAMPLES := $(wildcard examples/*.py)
 test coverage docs examples: export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format types docs examples bench coverage clean
+.PHONY: help install demo test arviz1 lint format types docs examples bench coverage clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
 install: $(STAMP) ## create .venv and install the tested versions with all extras
 
@@ -30,6 +30,21 @@ demo: $(STAMP) ## fit, question and plot a real table; results under build/demo/
 
 test: $(STAMP) ## the whole test suite, doctests included (ARGS=... goes to pytest)
 	$(PY) -m pytest -q -n $(WORKERS) $(ARGS)
+
+ARVIZ1 := build/arviz1
+
+# ArviZ 1 needs Python 3.12 or later; the tested environment has 3.11 and ArviZ 0.23
+arviz1: $(ARVIZ1)/.installed ## the tests about ArviZ on ArviZ 1 (PYTHON=python3.12 or later)
+	OMP_NUM_THREADS=1 MPLBACKEND=agg $(ARVIZ1)/bin/python -m pytest -q tests/test_arviz.py \
+	  tests/test_loo.py tests/test_diagnostics.py tests/test_plots.py \
+	  tests/test_readme.py -k "not test_code_runs or arviz" $(ARGS)
+
+$(ARVIZ1)/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 12) and "PYTHON=python3.12 or later")'
+	$(PYTHON) -m venv $(ARVIZ1)
+	$(ARVIZ1)/bin/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	$(ARVIZ1)/bin/python -m pip install --quiet 'arviz>=1,<2' pytest hypothesis -e '.[arrow]'
+	touch $@
 
 coverage: $(STAMP) ## the test suite with line and branch coverage
 	$(PY) -m pytest -q -n $(WORKERS) --cov --cov-report=term-missing:skip-covered $(ARGS)

@@ -19,12 +19,14 @@ BENCHMARKS = {
     "step_time": False,
     "encode": False,
     "intervals": False,
+    "interval_coverage": False,
     "conditionals": False,
     "false_discoveries": False,
     "events": False,
     "known_density": True,
     "imputation": True,
     "adbench": True,
+    "compare": True,
 }
 
 

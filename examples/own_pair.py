@@ -69,7 +69,7 @@ def hierarchical(batch):
 # `given`: the model conditions on them and says nothing about them.
 
 # %%
-settings = {"globals_guide": "multivariate", "batch_size": 1000, "random_state": 0}
+settings = {"guide": "multivariate", "batch_size": 1000, "random_state": 0}
 model = pg.Pair(hierarchical, **settings).fit(train, given=given)
 model.result_.reason
 

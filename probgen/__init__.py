@@ -14,6 +14,8 @@ from probgen.errors import (
     SchemaError,
 )
 from probgen.estimators import GaussianMixture, Independent, Pair, StudentT
+from probgen.evaluation import Comparison, SklearnDensity, Stack, compare
+from probgen.nuts import NUTS
 from probgen.outliers import OutlierDetector
 from probgen.pooling import Pooled, pool
 from probgen.saving import load
@@ -22,10 +24,12 @@ from probgen.schema import Schema
 __version__ = "0.1.0"
 
 __all__ = [
+    "NUTS",
     "Answer",
     "ApproximationError",
     "ApproximationWarning",
     "Column",
+    "Comparison",
     "DataWarning",
     "Density",
     "FitError",
@@ -39,7 +43,10 @@ __all__ = [
     "ProbgenError",
     "Schema",
     "SchemaError",
+    "SklearnDensity",
+    "Stack",
     "StudentT",
+    "compare",
     "load",
     "pool",
 ]

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,8 @@ from sklearn.utils.validation import check_is_fitted
 from probgen import queries
 from probgen.batch import Batch
 from probgen.calibration import Calibration, hold_apart
+from probgen.diagnostics.chains import judged
+from probgen.diagnostics.fitted import FittedRows, fingerprint
 from probgen.door import (
     check_settings,
     check_weight,
@@ -32,6 +34,7 @@ from probgen.door import (
 from probgen.errors import NotSupported, message
 from probgen.family import Draws, Family
 from probgen.fitting import fit_starts, split
+from probgen.nuts import NUTS, sample_globals, sampler_of
 from probgen.queries import Companion, Predictive
 from probgen.schema import Schema
 from probgen.session import spawn_seeds
@@ -91,6 +94,8 @@ class Density(Verbs, DensityMixin, BaseEstimator):
         Whether every restart converged.
     calibration_ : Calibration or None
         The rows that `fit` held apart.
+    fitted_rows_ : FittedRows or None
+        Number and checksum of the fitted rows, by which `check` knows them again.
     n_features_in_, feature_names_in_
         As in scikit-learn.
     """
@@ -123,6 +128,7 @@ class Density(Verbs, DensityMixin, BaseEstimator):
         sample_weight: Any = None,
         given: Sequence[Hashable] = (),
         calibration: float | None = None,
+        inference: Literal["vi", "nuts"] | NUTS = "vi",
     ) -> Self:
         """Fit the density of a table.
 
@@ -140,6 +146,12 @@ class Density(Verbs, DensityMixin, BaseEstimator):
         calibration : float, optional
             Share of the rows, in (0, 1), that is held apart, drawn by `random_state`: nothing
             of the fit sees them, and `outliers` ranks new rows among them.
+        inference : {"vi", "nuts"} or NUTS
+            Where posterior draws of the globals come from. "nuts" runs a Markov chain from the
+            variational optimum of each restart, with the settings of `probgen.NUTS`: a
+            reference for small models, at the cost of some ten thousand passes over the table.
+            It needs continuous globals, row latents that are summed out, and a prior on
+            every unknown number of the model.
 
         Returns
         -------
@@ -151,7 +163,10 @@ class Density(Verbs, DensityMixin, BaseEstimator):
             If the table cannot be read; the message names columns and rows.
         FitError
             If training found no usable model.
+        NotSupported
+            If the family cannot do what `given` or `inference` asks for.
         """
+        sampler = sampler_of(inference)
         frame = fit_frame(self, X)
         if given and not self.family.takes_context:
             raise NotSupported(message(
@@ -171,16 +186,29 @@ class Density(Verbs, DensityMixin, BaseEstimator):
         self._check(encoded)
         if not schema.context_slots:  # what is conditioned on tells rows apart
             warn_of_structure(encoded, schema)
+        remembered = fingerprint(encoded, schema, weight is not None)
         device = resolve_device(self.device)
         batch = self._batch(encoded, device, weight, schema)
         held = None
         if self.validation:
             batch, held = split(batch, self.validation, torch.Generator().manual_seed(seeds[1]))
         fits = fit_starts(lambda: self._make(schema).to(device), batch, training, held)
+        if sampler is not None:
+            fits = self._sampled(fits, batch, sampler)
         self._install(schema, fits)
+        self.fitted_rows_: FittedRows | None = remembered
         self.calibration_ = None if apart is None else Calibration.of(apart, frame, schema)
         self.seed_ = training.random_state
         return self
+
+    def _sampled(
+        self, fits: list[tuple[Family, FitResult]], batch: Batch, sampler: NUTS
+    ) -> list[tuple[Family, FitResult]]:
+        """The same members, with the draws of a chain in place of those of the guide."""
+        settings = replace(sampler, steps=max(sampler.steps, self.draws))
+        families = [family for family, _ in fits]
+        results = [sample_globals(f, batch, r, settings, self.progress) for f, r in fits]
+        return list(zip(families, judged(families, results), strict=True))
 
     def _describe(self, frame: pd.DataFrame, given: Sequence[Hashable]) -> Schema:
         """What the columns of the table to fit are."""
@@ -200,6 +228,7 @@ class Density(Verbs, DensityMixin, BaseEstimator):
             member.align(self.members_[0])
         self.results_ = [result for _, result in fits]
         self.result_ = self.results_[0]
+        self.fitted_rows_ = None
         self.converged_ = all(result.converged for result in self.results_)
         self._forget(self.__dict__)
 

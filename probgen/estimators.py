@@ -22,6 +22,7 @@ from probgen.families.pair import Program, UserPair
 from probgen.families.student import Student
 from probgen.family import Family
 from probgen.likelihoods import Covariance
+from probgen.pairs.guides import GUIDES, GuideKind
 from probgen.schema import Schema
 from probgen.selection import Selection, select_components
 from probgen.table import Encoded
@@ -189,7 +190,7 @@ class Pair(Density):
     needed by every verb. `pyro.param`, `pyro.module`, modules and methods of modules may be
     used; their parameters live in the fitted object, never in Pyro's store.
 
-    Globals (sites outside the rows) that the guide lacks get a normal guide. Row latents
+    Globals (sites outside the rows) that the guide lacks get a guide by name. Row latents
     that it lacks are proposed from the model and trained by an importance-weighted bound;
     those marked ``infer={"enumerate": "parallel"}`` are summed out. An unseen cell is a
     latent proposed from the model: marginals are exact where nothing depends on the column,
@@ -199,11 +200,15 @@ class Pair(Density):
     ----------
     model : callable
         ``model(batch)``, a Pyro function, `nn.Module` or `PyroModule`. Modules are copied.
-    guide : callable, optional
-        ``guide(batch)`` over some or all latents of the model.
-    globals_guide : {"normal", "multivariate"}
-        Guide of the globals that `guide` lacks: independent normals, or one with a full
-        covariance, in the unconstrained space of their supports.
+    guide : callable or name, optional
+        ``guide(batch)`` over some or all latents of the model. A name stands for
+        ``globals_guide``: the guide of all globals.
+    globals_guide : {"auto", "mean_field", "multivariate", "flow"}
+        Guide of the globals that `guide` lacks, in the unconstrained space of their supports:
+        independent normals; one normal with a full covariance; or that normal bent by a
+        normalizing flow. "auto" is "multivariate" up to 50 globals, where it costs as much as
+        the mean field, and "mean_field" beyond (benchmarks/guides.py).
+        ``check(table, train=...)`` tells by k-hat whether it is rich enough.
     particles : int
         Draws a row of the bound by which row latents are trained; cost is proportional
         (chosen by benchmarks/pair_particles.py).
@@ -246,8 +251,8 @@ class Pair(Density):
     """
 
     model: Program
-    guide: Program | None = None
-    globals_guide: Literal["normal", "multivariate"] = "normal"
+    guide: Program | GuideKind | None = None
+    globals_guide: GuideKind = "auto"
     particles: int = 16
     learning_rate: float = 1e-2
     batch_size: int | None = None
@@ -262,10 +267,17 @@ class Pair(Density):
         return own if own.batch_size is not None else replace(own, batch_size=ROWS_A_STEP)
 
     def _make(self, schema: Schema) -> Family:
-        return UserPair(
-            schema, self.model, self.guide, self.globals_guide, self.particles,
-            reset=self.starts * self.restarts > 1,
-        )  # fmt: skip
+        check_settings(self, globals_guide=GUIDES)
+        guide, kind = self.guide, self.globals_guide
+        if isinstance(guide, str) and guide in GUIDES:
+            if kind not in ("auto", guide):
+                raise SchemaError(message(
+                    f"guide={guide!r} and globals_guide={kind!r}", "one guide of the globals",
+                    f"pass guide={guide!r} alone",
+                ))  # fmt: skip
+            guide, kind = None, guide
+        again = self.starts * self.restarts > 1
+        return UserPair(schema, self.model, guide, kind, self.particles, reset=again)
 
     def _describe(self, frame: pd.DataFrame, given: Sequence[Hashable]) -> Schema:
         """Columns in table units, without atoms unless the caller's schema has them."""

@@ -17,6 +17,8 @@ __all__ = ["Draws", "Family", "Objective"]
 
 #: draws of the global latents by site name, each `(S, *shape)`
 Draws = dict[str, Tensor]
+#: before the names of the draws of a sampler among the tensors of a family
+SAMPLED = "sampled."
 
 
 @dataclass
@@ -60,12 +62,16 @@ class Family(nn.Module):
     takes_context: ClassVar[bool] = False
     #: whether a level that the fit did not see has mass (the reserved code of a category)
     reserves: ClassVar[bool] = True
+    #: whether the draws of all globals are of one posterior, which leave-one-out can weigh
+    joint_posterior: ClassVar[bool] = True
     #: whether `update` is implemented: closed-form steps instead of gradients
     updates: ClassVar[bool] = False
 
     def __init__(self, schema: Schema) -> None:
         super().__init__()
         self.schema = schema
+        #: posterior draws of the globals that a sampler found (S, ...), in place of the guide's
+        self.sampled: Draws = {}
 
     def model(self, batch: Batch) -> object:
         """The generative pair's p: sample sites for globals, then rows."""
@@ -113,14 +119,32 @@ class Family(nn.Module):
         return None
 
     def draw_globals(self, count: int, generator: torch.Generator) -> Draws | None:
-        """`count` posterior draws of the global latents; None: trace the guide."""
-        return None
+        """`count` posterior draws of the global latents; None: trace the guide.
+
+        Those that a sampler found, evenly thinned, where there are some.
+        """
+        if not self.sampled:
+            return None
+        have = len(next(iter(self.sampled.values())))
+        keep = torch.arange(count) * have // count
+        return {name: value[keep.to(value.device)] for name, value in self.sampled.items()}
 
     def exact_log_prob(self, batch: Batch, draws: Draws | None) -> Tensor | None:
         """Exact log density of the seen cells of each row, in encoded units.
 
         With `draws` None, the predictive (n,); with draws, one row a draw (S, n). None
         where the family has no closed form. Plain torch: never enters Pyro.
+        """
+        return None
+
+    def estimate(
+        self, batch: Batch, draws: Draws | None, particles: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, str] | None:
+        """Log density of the seen cells where the family works out its error itself.
+
+        As in `queries.Estimate`: value, standard error, effective sample size and Pareto shape,
+        each (n,), and the method. With `draws` None of the predictive, by about `particles`
+        importance draws a row. None leaves it to `exact_log_prob` and the pair.
         """
         return None
 
@@ -176,16 +200,27 @@ class Family(nn.Module):
         """Exact probabilities (n, codes) of the row labels that the model sums out, by name."""
         return None
 
+    def interchangeable(self) -> frozenset[str]:
+        """Names of global sites whose parts can change places: "component 3" has no identity.
+
+        Such numbers are not compared between fits; what does not depend on the order is.
+        """
+        return frozenset()
+
     def align(self, reference: Family) -> None:
         """Relabel so that parts match those of another restart; nothing to do by default."""
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything learned, by name: what a saved model holds."""
-        return dict(self.state_dict())
+        return dict(self.state_dict()) | {SAMPLED + k: v for k, v in self.sampled.items()}
 
     def load_tensors(self, values: dict[str, Tensor]) -> None:
         """The inverse of `tensors`; shapes that depend on the data are taken as they come."""
+        chain = {k: v for k, v in values.items() if k.startswith(SAMPLED)}
+        self.sampled = {k.removeprefix(SAMPLED): v for k, v in chain.items()}
         for name, value in values.items():
+            if name in chain:
+                continue
             path, _, leaf = name.rpartition(".")
             owner = self.get_submodule(path)
             if leaf in owner._parameters:

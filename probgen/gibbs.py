@@ -53,7 +53,7 @@ def posterior_draws(
     kept: list[Draws] = []
     for sweep in range(WARM_UP + THIN * count):
         stats = rows.no_rows()
-        for chunk in rows.chunks(x, seen, components):
+        for chunk in rows.chunks(x, seen, components, keep=True):
             label = pick(chunk.logits.softmax(-1), generator)
             _gather_hard(rows, stats, chunk, label, weight[chunk.at], components, generator)
         draw = draw_weights(stats.weights, generator)
@@ -64,6 +64,7 @@ def posterior_draws(
         components = plugin(draw)
         if sweep >= WARM_UP and (sweep - WARM_UP) % THIN == 0:
             kept.append(draw)
+    rows.forget()
     return {name: torch.stack([draw[name] for draw in kept]) for name in kept[0]}
 
 

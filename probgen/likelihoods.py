@@ -188,11 +188,20 @@ class MixedRows(nn.Module):
         return values if len(self.real) == self.m else values[:, self.real]
 
     def chunks(
-        self, x: Tensor, seen: Tensor, components: Components, exact: bool = True
+        self,
+        x: Tensor,
+        seen: Tensor,
+        components: Components,
+        exact: bool = True,
+        keep: bool = False,
     ) -> Iterator[Chunk]:
-        """Every row once, in chunks of bounded memory, rows of one pattern together."""
+        """Every row once, in chunks of bounded memory, rows of one pattern together.
+
+        `keep` what does not depend on parameters for the next sweep over the same rows, until
+        `forget`; sweeps that are not `exact` always do.
+        """
         patterns, prepared = None, None
-        for piece in self._pieces(x, seen, exact):
+        for piece in self._pieces(x, seen, exact, keep or not exact):
             fresh = prepared is None or piece.patterns is not patterns
             if components.kernel is not None and fresh:
                 patterns = piece.patterns
@@ -200,9 +209,9 @@ class MixedRows(nn.Module):
             logits = self._logits(piece, components, prepared)
             yield Chunk(piece, logits, prepared)
 
-    def _pieces(self, x: Tensor, seen: Tensor, exact: bool) -> Iterable[Piece]:
+    def _pieces(self, x: Tensor, seen: Tensor, exact: bool, keep: bool) -> Iterable[Piece]:
         """What chunks are made of; kept between the sweeps of a fit where that is small."""
-        if exact:
+        if not keep:
             return self._cut(x, seen, exact)
         if self._kept is None or not self._kept.fits(x, seen):
             width = sum(leaf.size for _, leaf in self.leaf_items())

@@ -18,7 +18,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
@@ -31,7 +31,9 @@ from sklearn.utils.validation import check_is_fitted
 from probgen import estimators, weights
 from probgen.calibration import Calibration
 from probgen.density import Density
+from probgen.diagnostics.fitted import FittedRows
 from probgen.errors import ModelFileError, NotSupported, message, warn
+from probgen.evaluation.stack import Stack
 from probgen.family import Family
 from probgen.outliers.detector import OutlierDetector
 from probgen.plain import checked, decode, encode
@@ -48,6 +50,8 @@ FORMAT, NEEDS = 1, "0.1.0"
 MAX_MANIFEST, MAX_MEMBER = 2**26, 2**33
 #: relative difference of the scores of the three rows, by the precision of the members
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
+#: the key under which the densities inside a parameter are written
+PARTS = "$densities"
 #: what scores depend on; another release of these is worth a warning
 LIBRARIES = ("probgen", "torch", "pyro-ppl", "numpy", "pandas")
 
@@ -161,7 +165,7 @@ def _functions_of(estimator: Density | OutlierDetector) -> dict[str, Any]:
     """The user's functions that an estimator holds, by field."""
     density = estimator.density_ if isinstance(estimator, OutlierDetector) else estimator
     found = {name: getattr(density, name) for name in density.functions}
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in found.items() if callable(value)}
 
 
 def _name_of(function: Any) -> str:
@@ -197,7 +201,8 @@ def _restore(
 
 def _registry() -> dict[str, type[Density]]:
     """The estimators that a file may name: those that probgen itself exports."""
-    found = {name: getattr(estimators, name) for name in estimators.__all__}
+    found: dict[str, Any] = {name: getattr(estimators, name) for name in estimators.__all__}
+    found["Stack"] = Stack
     return {
         name: value for name, value in found.items()
         if isinstance(value, type) and issubclass(value, Density) and value is not Density
@@ -205,6 +210,35 @@ def _registry() -> dict[str, type[Density]]:
 
 
 # --- what is written ------------------------------------------------------------------------
+
+
+def _written(value: Any, name: str) -> Any:
+    """A parameter as JSON; densities inside a dict by their class and parameters."""
+    if not (isinstance(value, Mapping) and any(isinstance(v, Density) for v in value.values())):
+        return encode(value, name)
+    for own, part in value.items():
+        kind = type(part)
+        if _registry().get(kind.__name__) is not kind or kind.functions:
+            raise NotSupported(message(
+                f"part {own!r} of type {kind.__name__}", "parts of probgen without code of yours",
+                "keep the code that fits the stack: a file holds no code",
+            ))  # fmt: skip
+    return {PARTS: {str(own): _described(part) for own, part in value.items()}}
+
+
+def _described(part: Density) -> list[Any]:
+    own = {f.name: _written(getattr(part, f.name), f.name) for f in fields(part) if f.init}
+    return [type(part).__name__, own]
+
+
+def _read(value: Any) -> Any:
+    """The inverse of `_written`."""
+    if not (isinstance(value, dict) and list(value) == [PARTS]):
+        return decode(value)
+    return {
+        name: _registry()[kind](**{key: _read(v) for key, v in own.items()})
+        for name, (kind, own) in value[PARTS].items()
+    }
 
 
 def _pack(estimator: Density) -> dict[str, bytes]:
@@ -225,14 +259,14 @@ def _pack(estimator: Density) -> dict[str, bytes]:
                 f"{error} of member {i}", "finite numbers", "fit again"
             )) from error  # fmt: skip
         members.append(_entry(f"member_{i}", data, files))
-    apart = estimator.calibration_
+    apart, remembered = estimator.calibration_, estimator.fitted_rows_
     names = getattr(estimator, "feature_names_in_", None)
     manifest: dict[str, Any] = {
         "format": MAGIC, "version": FORMAT, "needs": NEEDS, "sha256": "",
         "estimator": kind.__name__,
         "parameters": {
-            f.name: encode(getattr(estimator, f.name), f.name) for f in fields(estimator)
-            if f.name not in kind.functions
+            f.name: _written(getattr(estimator, f.name), f.name) for f in fields(estimator)
+            if f.init and f.name not in _functions_of(estimator)
         },
         "functions": {name: _name_of(f) for name, f in _functions_of(estimator).items()},
         "features": int(estimator.n_features_in_),
@@ -242,6 +276,7 @@ def _pack(estimator: Density) -> dict[str, bytes]:
         "versions": _versions(),
         "self_test": self_test(estimator),
         "members": members,
+        "fitted_rows": None if remembered is None else remembered.to_dict(),
     }  # fmt: skip
     if apart is not None:
         entry = _entry("calibration", weights.pack_tensors(apart.tensors()), files)
@@ -332,7 +367,7 @@ def _estimator(manifest: dict[str, Any], path: Path, functions: dict[str, Any]) 
             path, f"estimator {name!r:.80}", f"one of {sorted(known)}",
             f"update probgen: the model was saved by {str(manifest['versions'])[:120]}",
         )  # fmt: skip
-    values = {key: decode(value) for key, value in manifest["parameters"].items()}
+    values = {key: _read(value) for key, value in manifest["parameters"].items()}
     unknown = sorted(set(values) - {f.name for f in fields(known[name])})
     if unknown:
         raise damaged(path, f"parameter(s) {unknown}", f"those of {name}", "update probgen")
@@ -358,6 +393,8 @@ def _learned(estimator: Density, manifest: dict[str, Any]) -> None:
     estimator.schema_, estimator.results_, estimator.result_ = schema, results, results[0]
     estimator.converged_ = all(bool(result.converged) for result in results)
     estimator.n_features_in_ = int(manifest["features"])
+    remembered = manifest.get("fitted_rows")
+    estimator.fitted_rows_ = None if remembered is None else FittedRows.from_dict(remembered)
     if manifest["feature_names"] is not None:
         estimator.feature_names_in_ = np.array(manifest["feature_names"], dtype=object)
 

@@ -110,6 +110,10 @@ class Schema:
             else c for c in self.columns
         ))  # fmt: skip
 
+    def without_context(self) -> Schema:
+        """The columns that are modelled or constant, without those conditioned on."""
+        return Schema(tuple(c for c in self.columns if c.role != "context"))
+
     @cached_property
     def names(self) -> tuple[Hashable, ...]:
         """Column names, in the fitted order."""

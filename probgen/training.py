@@ -128,6 +128,9 @@ class FitResult:
         The rate when training stopped.
     retries : int
         How often a non-finite loss halved the rate.
+    chain : dict
+        Of ``inference="nuts"``: warmup, steps, divergences, acceptance, step_size, and over all
+        chains and globals the largest rhat and the smallest ess.
     """
 
     losses: list[float] = field(default_factory=list)
@@ -142,6 +145,7 @@ class FitResult:
     batch_size: int = 0
     learning_rate: float = 0.0
     retries: int = 0
+    chain: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and lists, for JSON."""

@@ -9,9 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 
+import numpy as np
 import pandas as pd
+from sklearn.neighbors import KernelDensity
 
-from probgen import Density, GaussianMixture, Independent, Pair, StudentT
+from probgen import (
+    Density,
+    GaussianMixture,
+    Independent,
+    Pair,
+    SklearnDensity,
+    Stack,
+    StudentT,
+)
 from probgen.testing import Subject
 from tests import pairs
 
@@ -25,6 +35,18 @@ def _pair(model: Callable[..., None]) -> Callable[[], Density]:
     return lambda: Pair(model, draws=10, max_epochs=20, batch_size=1000, random_state=0)
 
 
+def _stack(**parts: Callable[[], Density]) -> Callable[[], Density]:
+    return lambda: Stack(
+        {name: make() for name, make in parts.items()}, folds=2, draws=20, random_state=0
+    )
+
+
+def _numbers() -> pd.DataFrame:
+    rng = np.random.default_rng(7)
+    a = rng.normal(size=90)
+    return pd.DataFrame({"a": a, "b": np.exp(0.5 * a + rng.normal(size=90))})
+
+
 REGISTRY: dict[str, Callable[[], Density]] = {
     "independent": lambda: Independent(draws=20, max_epochs=60, random_state=0),
     "mixture-full": _mixture(),
@@ -36,6 +58,15 @@ REGISTRY: dict[str, Callable[[], Density]] = {
     "mixture-minibatch": _mixture(batch_size=32, max_epochs=20),
     "student": lambda: StudentT(max_epochs=200, random_state=0),
     "mixture-restarts": _mixture(restarts=2, starts=1),
+    "stack": _stack(
+        wide=_mixture(components=2, starts=1),
+        apart=lambda: Independent(draws=20, max_epochs=60, random_state=0),
+    ),
+    "stack-student": _stack(
+        t=lambda: StudentT(max_epochs=100, random_state=0),
+        wide=_mixture(components=2, starts=1, restarts=2),
+    ),
+    "sklearn": lambda: SklearnDensity(KernelDensity(bandwidth=0.5), random_state=0),
     "pair-hierarchical": _pair(pairs.hierarchical),
     "pair-zero-inflated": _pair(pairs.zero_inflated),
 }
@@ -44,6 +75,7 @@ REGISTRY: dict[str, Callable[[], Density]] = {
 TABLES: dict[str, tuple[pd.DataFrame, list[str]]] = {
     "pair-hierarchical": (pairs.hierarchical_table(), pairs.HIERARCHICAL_GIVEN),
     "pair-zero-inflated": (pairs.zero_inflated_table(), []),
+    "sklearn": (_numbers(), []),
 }
 
 

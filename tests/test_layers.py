@@ -36,7 +36,7 @@ ROWS = [
     {"holes", "whole_rows"},
     {"full_normals"},
     {"likelihoods", "starts"},
-    {"masked"},
+    {"masked", "recoding"},
     {"conditionals"},
     {"nn"},
     {"family"},
@@ -48,7 +48,7 @@ ROWS = [
     {"engines"},
     {"loop"},
     {"fitting"},
-    {"gibbs"},  # posterior draws of the mixture
+    {"gibbs", "nuts"},  # posterior draws: of the mixture, of any pair
     {"families"},
     {"companions", "probability"},
     # the faces
@@ -149,8 +149,8 @@ def rank_of(name: str) -> int:
 
 
 def own_imports(name: str) -> list[tuple[str, bool]]:
-    """(module of probgen, inside a function) that module `name` imports."""
-    found = ((whole, local) for whole, _, local in imported(name))
+    """(module of probgen, not at run time before it is used) that module `name` imports."""
+    found = ((whole, typed or local) for whole, typed, local in imported(name))
     own = [(whole, local) for whole, local in found if whole.split(".")[0] == "probgen"]
     return [(whole.removeprefix("probgen").lstrip("."), local) for whole, local in own]
 

@@ -397,12 +397,12 @@ def test_globals_have_names_and_intervals():
     posterior = tree["posterior"]
     assert {"slope", "sigma", "offset"} <= set(posterior.data_vars)
     assert posterior["offset"].shape == (1, 20, 3)
-    assert tree["log_likelihood"]["log_prob"].shape == (1, 20, len(table))
+    assert tree["log_likelihood"]["body_mass_g"].shape == (1, 20, len(table))
     report = fitted.check(table, train=table)
     assert "k-hat of the guide" in str(report)
 
 
-@pytest.mark.parametrize("kind", ["normal", "multivariate"])
+@pytest.mark.parametrize("kind", ["mean_field", "multivariate", "flow"])
 def test_saving_keeps_parameters_and_no_code(tmp_path, kind):
     table = pairs.hierarchical_table()
     given = pairs.HIERARCHICAL_GIVEN

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -134,8 +135,16 @@ def test_interval_is_the_quantile_of_the_draws():
     means = torch.linspace(-2, 2, 101, dtype=F64)
     lower, upper = queries.interval(one(family, mean=means), batch, 0.9)
     by_draw = dist.Normal(means[:, None], 1.0).log_prob(batch.x[:, 0])
-    assert torch.allclose(lower, torch.quantile(by_draw, 0.05, dim=0))
-    assert torch.allclose(upper, torch.quantile(by_draw, 0.95, dim=0))
+    wanted = np.quantile(by_draw.numpy(), [0.05, 0.95], axis=0, method="weibull")
+    np.testing.assert_allclose(torch.stack([lower, upper]).numpy(), wanted)
+
+
+def test_too_few_draws_for_a_level_give_their_whole_range():
+    family, batch = ExactMeans(), table(5, 1)
+    means = torch.linspace(-2, 2, 10, dtype=F64)
+    ends = queries.interval(one(family, mean=means), batch, 0.95)
+    by_draw = dist.Normal(means[:, None], 1.0).log_prob(batch.x[:, 0])
+    assert torch.equal(ends[0], by_draw.amin(0)) and torch.equal(ends[1], by_draw.amax(0))
 
 
 def test_interval_of_a_conditional_is_of_the_ratio_draw_by_draw():

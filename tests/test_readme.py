@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [
     "README.md",
     *sorted(f"docs/how-to/{p.name}" for p in (ROOT / "docs/how-to").glob("*.md")),
+    "docs/explanation/guides.md",
 ]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 #: how a block begins that shows a part of a function
@@ -56,8 +57,16 @@ def birds() -> dict[str, Any]:
     return {"table": penguins()[["flipper_length_mm", "body_mass_g"]].dropna()}
 
 
+def tied() -> dict[str, Any]:
+    g = np.random.default_rng(0)
+    x = g.normal(size=60)
+    z = x + 0.2 * g.normal(size=60)
+    return {"table": pd.DataFrame({"x": x, "z": z, "y": x - z + 0.5 * g.normal(size=60)})}
+
+
 #: what the reader of a page has before its first block
 HAVE: dict[str, Callable[[], dict[str, Any]]] = {
+    "docs/explanation/guides.md": tied,
     "docs/how-to/fill-holes.md": incomes,
     "docs/how-to/find-odd-rows.md": lots,
     "docs/how-to/write-your-own-pair.md": birds,

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Sequence
+from dataclasses import replace
 
-__all__ = ["effective_size", "split_rhat"]
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+
+from probgen.errors import message, warn
+from probgen.family import Family
+from probgen.training import FitResult
+
+__all__ = ["effective_size", "judged", "split_rhat"]
 
 Floats = NDArray[np.float64]
+#: a chain beyond these has not converged (Vehtari et al. 2021)
+LARGEST_RHAT, SMALLEST_SIZE = 1.01, 100
 
 
 def _split(draws: Floats) -> Floats:
@@ -73,3 +84,39 @@ def effective_size(draws: Floats) -> Floats:
     pairs = np.where(positive, np.minimum.accumulate(np.where(positive, pairs, np.inf)), 0.0)
     tau = np.maximum(2 * pairs.sum(0) - 1, 1 / np.log10(chains * length))
     return np.where(total > 0, chains * length / tau, np.nan)
+
+
+def judged(families: Sequence[Family], results: Sequence[FitResult]) -> list[FitResult]:
+    """The results of chains (one a restart) with R-hat, effective size and what follows.
+
+    Over all chains and every number of every global: the largest R-hat, the smallest effective
+    size. `converged` is false, with a ConvergenceWarning, beyond 1.01, below 100, or where
+    steps diverged.
+    """
+    sites = families[0].sampled
+    flat = [torch.cat([_flat(family.sampled[n]) for n in sites], 1) for family in families]
+    draws = torch.stack(flat).cpu().numpy()
+    rhat = float(np.nanmax(split_rhat(draws)))
+    size = effective_size(draws)
+    ess = float(np.nanmin(size)) if np.isfinite(size).any() else 0.0
+    diverged = int(sum(result.chain["divergences"] for result in results))
+    found = f"R-hat {rhat:.3f}, effective size {ess:.0f}, {diverged} divergences"
+    good = rhat <= LARGEST_RHAT and ess >= SMALLEST_SIZE and not diverged
+    if not good:
+        warn(message(
+            f"chains of NUTS with {found}",
+            f"R-hat up to {LARGEST_RHAT}, effective size from {SMALLEST_SIZE}, no divergences",
+            "fit with inference=pg.NUTS(acceptance=0.95), or write scales as factors of "
+            "standard normal sites" if diverged
+            else "fit with inference=pg.NUTS(warmup=..., steps=...), both larger",
+        ), ConvergenceWarning)  # fmt: skip
+    return [
+        replace(
+            r, converged=good, reason=f"NUTS: {found}", chain=r.chain | {"rhat": rhat, "ess": ess}
+        )
+        for r in results
+    ]
+
+
+def _flat(draws: torch.Tensor) -> torch.Tensor:
+    return draws.double().reshape(len(draws), -1)

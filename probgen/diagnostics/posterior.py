@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -14,16 +15,21 @@ from probgen.batch import Batch
 from probgen.family import Draws, Family
 from probgen.queries import Predictive, log_prob_draws
 from probgen.queries.contraction import global_sites, traced
-from probgen.queries.draws import count_draws, one_draw, one_row
+from probgen.queries.draws import count_draws, draw_globals, one_draw, one_row
 from probgen.queries.pareto import pareto_k
 from probgen.schema import Schema
 from probgen.session import guarded
 
-__all__ = ["Fitted", "Kind", "guide_khat", "guide_log_p_q", "kind", "posterior"]
+__all__ = [
+    "Fitted", "Kind", "guide_khat", "guide_log_p_q", "held_fixed", "khat_limit", "kind",
+    "log_globals", "log_sites", "posterior",
+]  # fmt: skip
 
 Floats = NDArray[np.float64]
-#: where posterior draws come from: nowhere, the guide, or a sampler of the family's own
-Kind = Literal["none", "guide", "sampler"]
+#: where posterior draws come from: nowhere, the guide, a sampler of the family's own that
+#: starts from it, the No-U-Turn sampler, whose chains are of one posterior, or the posteriors
+#: of the parts that a model is made of
+Kind = Literal["none", "guide", "sampler", "nuts", "parts"]
 
 
 class Fitted(Protocol):
@@ -53,11 +59,34 @@ def kind(model: Fitted) -> Kind:
     """Where the posterior draws of a model come from."""
     if not any(posterior(model).draws):
         return "none"
+    if not all(member.joint_posterior for member in model.members_):
+        return "parts"
     own = [m.draw_globals(1, torch.Generator().manual_seed(0)) for m in model.members_]
-    return "guide" if any(draws is None for draws in own) else "sampler"
+    if any(draws is None for draws in own):
+        return "guide"
+    return "nuts" if all("nuts" in result.engine for result in model.results_) else "sampler"
 
 
-def guide_log_p_q(member: Family, draws: Draws, batch: Batch) -> tuple[Tensor, Tensor]:
+def held_fixed(member: Family, draws: Draws, batch: Batch) -> int:
+    """How many learned numbers of the model have no posterior: point estimates beside its draws.
+
+    Found by differentiating the model's log density of some rows.
+    """
+    learned = [value for value in member.parameters() if value.requires_grad]
+    if not learned or not len(batch):
+        return 0
+    few = batch.take(slice(0, 8))
+    with torch.enable_grad(), guarded(0):
+        total = traced(member.model, few, one_draw(draws, 0)).log_prob_sum()
+        if not total.requires_grad:
+            return 0
+        found = torch.autograd.grad(total, learned, allow_unused=True)
+    return sum(v.numel() for v, slope in zip(learned, found, strict=True) if slope is not None)
+
+
+def guide_log_p_q(
+    member: Family, draws: Draws, batch: Batch, likelihood: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Log joint density and log guide density of each draw, (S,) each, nats.
 
     Parameters
@@ -67,41 +96,81 @@ def guide_log_p_q(member: Family, draws: Draws, batch: Batch) -> tuple[Tensor, T
         Draws from the guide of this member.
     batch : Batch
         The rows that the member was fitted to; row latents are integrated out.
+    likelihood : Tensor (S, n), optional
+        Log density of each row at each draw, where it is known already.
 
     Returns
     -------
     log_p, log_q : Tensor (S,)
-        ``log p(rows, t)`` and ``log q(t)``, with the rows in encoded units.
+        ``log p(rows, t)`` and ``log q(t)``, with the rows in the units of `likelihood`
+        (encoded ones without it).
     """
-    likelihood = (log_prob_draws(Predictive([member], [draws]), batch) * batch.weight).sum(1)
+    if likelihood is None:
+        likelihood = log_prob_draws(Predictive([member], [draws]), batch)
+    rows = (likelihood.double() * batch.weight).sum(1)
     one = one_row(member)
     prior, guide = [], []
     with torch.no_grad(), guarded(0):
         for s in range(count_draws(draws)):
             values = one_draw(draws, s)
-            prior.append(_log_globals(member.model, one, values))
-            guide.append(_log_globals(member.guide, one, values))
-    return likelihood.double() + torch.stack(prior), torch.stack(guide)
+            prior.append(log_globals(member.model, one, values))
+            guide.append(log_globals(member.guide, one, values))
+    return rows + torch.stack(prior), torch.stack(guide)
 
 
-def _log_globals(program: Any, one: Batch, values: dict[str, Tensor]) -> Tensor:
-    sites = global_sites(traced(program, one, values))
-    terms = [site["fn"].log_prob(values[name]).sum() for name, site in sites.items()]
+def log_globals(program: Any, one: Batch, values: dict[str, Tensor]) -> Tensor:
+    """Log density of values of the globals under a model or guide, nats; inside `guarded`."""
+    terms = list(log_sites(program, one, values).values())
     return torch.stack(terms).sum().double() if terms else torch.zeros((), dtype=torch.float64)
 
 
-def guide_khat(model: Fitted, batch: Batch) -> Floats:
+def log_sites(program: Any, one: Batch, values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The terms of `log_globals`, by site."""
+    sites = global_sites(traced(program, one, values))
+    return {name: site["fn"].log_prob(site["value"]).sum() for name, site in sites.items()}
+
+
+def khat_limit(draws: int) -> float:
+    """The k-hat up to which this many draws stand for the posterior.
+
+    min(1 - 1 / log10(draws), 0.7): Vehtari et al. (2024), Pareto smoothed importance sampling.
+
+    Examples
+    --------
+    >>> khat_limit(100), khat_limit(10_000)
+    (0.5, 0.7)
+    """
+    return min(1 - 1 / math.log10(max(draws, 2)), 0.7)
+
+
+def guide_khat(model: Fitted, batch: Batch, draws: int | None = None) -> Floats:
     """Pareto k-hat of log p - log q for each restart (R,).
 
-    Below 0.5 the guide is good, above 0.7 its draws do not stand for the posterior.
+    Parameters
+    ----------
+    model : Density
+        One whose draws come from its guide.
+    batch : Batch
+        The rows that it was fitted to.
+    draws : int, optional
+        New draws of the guide, seeded by the fit; None takes those of the model. k-hat of few
+        draws is itself uncertain, by about 0.15 at 100.
+
+    Notes
+    -----
+    Below 0.5 the guide is good; see `khat_limit` for when its draws do not stand for the
+    posterior. Cost draws * rows.
 
     References
     ----------
     Yao, Vehtari, Simpson and Gelman (2018), Yes, but did it work? Evaluating variational
     inference. Vehtari et al. (2024), Pareto smoothed importance sampling, JMLR 25.
     """
+    stored = posterior(model).draws
     found = []
-    for member, draws in zip(model.members_, posterior(model).draws, strict=True):
-        log_p, log_q = guide_log_p_q(member, draws, batch)
+    for member, result, own in zip(model.members_, model.results_, stored, strict=True):
+        if draws is not None and draws != count_draws(own):
+            own = draw_globals(member, draws, seed=result.seed)
+        log_p, log_q = guide_log_p_q(member, own, batch)
         found.append(float(pareto_k((log_p - log_q)[:, None])[0]))
     return np.array(found)

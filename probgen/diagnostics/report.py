@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from html import escape
 from typing import Any, Literal
 
@@ -32,6 +33,8 @@ class Finding:
         What was found.
     do : str
         What to do about it; empty where there is nothing to do.
+    details : dict
+        All numbers behind the text, which names the worst; only `Report.to_dict` shows them.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Finding:
     about: tuple[str, ...]
     text: str
     do: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, repr=False)

@@ -314,6 +314,12 @@ class Mixture(Family):
                 for name, v in self.refined.items()
             }
 
+    def interchangeable(self) -> frozenset[str]:
+        """All globals that have a part for each component."""
+        shared = {"precision"} if self.covariance == "tied" else set()
+        names = {site.name for site in self._sites()} if self.components > 1 else set()
+        return frozenset(names - shared)
+
     def align(self, reference: Family) -> None:
         """Relabel so that components match those of another restart as well as they can."""
         from scipy.optimize import linear_sum_assignment

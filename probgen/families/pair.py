@@ -1,7 +1,7 @@
 """A user's own Pyro functions, `model(batch)` and `guide(batch)`, as a family.
 
 The functions see a `View` of the rows: ``batch["column"]`` in the table's own units. Their
-parameters live in a `Store`. Globals that the guide lacks get a normal guide; row latents
+parameters live in a `Store`. Globals that the guide lacks get a guide of ours; row latents
 that it lacks are proposed from the model, and trained by an importance-weighted bound with
 several particles (Burda, Grosse and Salakhutdinov 2016, Importance weighted autoencoders).
 Unseen cells are latents proposed from the model: see `probgen.pairs.sites`.
@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from probgen.batch import Batch
 from probgen.errors import NotSupported, SchemaError, message
 from probgen.family import Family
+from probgen.pairs.bending import bend, many
 from probgen.pairs.contract import check_guide, check_model, explained
-from probgen.pairs.guides import GlobalGuide, GuideKind
+from probgen.pairs.guides import GUIDES, GlobalGuide, GuideKind
 from probgen.pairs.sites import Columns, Tainted, hidden_name
 from probgen.pairs.store import Collect, Store, own_copy, strangers
 from probgen.pairs.view import Place, View, dummy_batch, places
@@ -68,7 +69,7 @@ class UserPair(Family):
         schema: Schema,
         model: Program,
         guide: Program | None = None,
-        globals_guide: GuideKind = "normal",
+        globals_guide: GuideKind = "auto",
         particles: int = 16,
         reset: bool = False,
     ) -> None:
@@ -94,8 +95,10 @@ class UserPair(Family):
         """The functions; what is a module, or a method of one, as a copy of our own."""
         for role, program in (("model", model), ("guide", guide)):
             if not callable(program) and not (role == "guide" and program is None):
+                names = f", or one of {GUIDES}" * (role == "guide")
                 raise SchemaError(message(
-                    f"{role}={program!r}", f"a Pyro function of the rows, def {role}(batch)",
+                    f"{role}={program!r}",
+                    f"a Pyro function of the rows, def {role}(batch){names}",
                     "pass the function itself"
                     + (", or leave guide out for a guide of the globals" * (role == "guide")),
                 ))  # fmt: skip
@@ -278,8 +281,16 @@ class UserPair(Family):
                 "parameters by pyro.param, or modules registered by pyro.module",
                 "register the module in the function, or pass it as the model itself",
             ))  # fmt: skip
+        if self._bent(plan):
+            return "exact", many(self, self.global_guide, plan)
         name = f"importance-{particles}" if plan.sampled else "exact"
         return name, lambda rows: self.bound(rows, plan, particles)
+
+    def _bent(self, plan: Plan) -> bool:
+        """Whether all globals are a flow's, and no row latent is sampled."""
+        guide = self.global_guide
+        alone = self.own_guide is None and guide is not None
+        return alone and guide.kind == "flow" and not plan.sampled
 
     def bound(
         self, batch: Batch, plan: Plan, particles: int, given: dict[str, Tensor] | None = None
@@ -305,6 +316,8 @@ class UserPair(Family):
             self.guide(batch)
             plan = survey(self, batch, self._one_global(self.typical(batch)))
         warm_start(self, plan, batch, generator)
+        if self._bent(plan):
+            bend(self.global_guide, many(self, self.global_guide, plan), batch)
 
     def _look(self, batch: Batch) -> None:
         """Run the model on real rows, those with holes first, and hold it to the rules."""

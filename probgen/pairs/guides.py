@@ -9,7 +9,7 @@ for one of 10,000.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pyro
 import pyro.distributions as dist
@@ -18,17 +18,30 @@ from torch import Tensor, nn
 from torch.distributions import biject_to
 from torch.distributions.transforms import ComposeTransform, ReshapeTransform
 
+from probgen.pairs.flow import Bend, Joint
 from probgen.queries.contraction import STILL
 
-__all__ = ["GlobalGuide", "GuideKind"]
+__all__ = ["GUIDES", "GlobalGuide", "GuideKind", "chosen"]
 
-GuideKind = Literal["normal", "multivariate"]
+#: guides of the globals by name; "auto" goes by their number
+GuideKind = Literal["auto", "mean_field", "multivariate", "flow"]
+GUIDES: tuple[str, ...] = get_args(GuideKind)
+#: globals up to which "auto" takes the multivariate guide: there it costs as much as the mean
+#: field, and finds the correlations (benchmarks/guides.py --cost)
+FEW = 50
 #: standard deviation of the guide at first, in those of the prior
 NARROW = 0.1
 
 
+def chosen(kind: GuideKind, size: int) -> GuideKind:
+    """The guide that "auto" stands for, of so many globals; any other name itself."""
+    if kind != "auto":
+        return kind
+    return "multivariate" if size <= FEW else "mean_field"
+
+
 class GlobalGuide(nn.Module):
-    """A normal guide over the globals in unconstrained space, mapped to their supports.
+    """A guide over the globals in unconstrained space, mapped to their supports.
 
     Parameters
     ----------
@@ -36,16 +49,16 @@ class GlobalGuide(nn.Module):
         Draws from the prior, ``(S, *shape)``, of each global, by site name.
     supports : dict
         Their supports.
-    kind : {"normal", "multivariate"}
-        Independent normals, or one normal with a full covariance, factorised over the
-        sites in order.
+    kind : {"auto", "mean_field", "multivariate", "flow"}
+        Independent normals; one normal with a full covariance, factorised over the sites in
+        order; or that normal bent by a flow (see `probgen.pairs.flow`).
     """
 
     def __init__(
         self, draws: dict[str, Tensor], supports: dict[str, Any], kind: GuideKind
     ) -> None:
         super().__init__()
-        self.names, self.kind = list(draws), kind
+        self.names = list(draws)
         self.transforms = {name: biject_to(support) for name, support in supports.items()}
         self.shapes, self.sizes = {}, []
         centres, spreads = [], []
@@ -58,12 +71,17 @@ class GlobalGuide(nn.Module):
             centres.append(centre)
             spreads.append(((high - low) / 2).clamp(1e-12, 1e12))
         size = sum(self.sizes)
+        self.kind = kind = chosen(kind, size)
         self.register_buffer("centre", torch.cat(centres))
         self.register_buffer("spread", torch.cat(spreads))
         self.loc = nn.Parameter(torch.zeros(size, dtype=torch.float64))
         self.log_scale = nn.Parameter(torch.full((size,), math.log(NARROW), dtype=torch.float64))
-        if kind == "multivariate":
+        if kind != "mean_field":
             self.lower = nn.Parameter(torch.zeros(size, size, dtype=torch.float64))
+        if kind == "flow":
+            self.bend = Bend(size)
+        #: whether the flow, which starts as the identity, is left out: it costs time
+        self.straight = False
 
     centre: Tensor
     spread: Tensor
@@ -78,7 +96,7 @@ class GlobalGuide(nn.Module):
         with torch.no_grad():
             scale = self.log_scale.exp()
             self.centre.add_(self.spread * self.loc)
-            if self.kind == "multivariate":
+            if self.kind != "mean_field":
                 # u = centre + spread * (loc + (diag(scale) + lower) eps): rows in units of scale
                 self.lower.div_(scale[:, None])
             self.spread.mul_(scale)
@@ -87,20 +105,32 @@ class GlobalGuide(nn.Module):
 
     def at(self, eps: Tensor) -> dict[str, Tensor]:
         """The globals at standard noise eps (size,) of independent normals, by site name."""
-        free = self.centre + self.spread * (self.loc + self.log_scale.exp() * eps)
-        return {
-            name: self.transforms[name](free[part].reshape(self.shapes[name]))
-            for name, part in zip(self.names, self.parts(), strict=True)
-        }
+        return self.sites(self.centre + self.spread * (self.loc + self.log_scale.exp() * eps))[0]
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Location (d,) and lower triangular root (d, d) of a multivariate guide, or a flow's."""
+        root = torch.diag(self.log_scale.exp()) + self.lower.tril(-1)
+        return self.centre + self.spread * self.loc, self.spread[:, None] * root
+
+    def sites(self, free: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """The globals at an unconstrained vector (d,), and the log volume of the map."""
+        found, stretch = {}, free.new_zeros(())
+        for name, part in zip(self.names, self.parts(), strict=True):
+            own = free[part].reshape(self.shapes[name])
+            found[name] = self.transforms[name](own)
+            stretch = stretch + self.transforms[name].log_abs_det_jacobian(own, found[name]).sum()
+        return found, stretch
 
     def forward(self) -> dict[str, Tensor]:
         """Sample every global; the values by site name."""
+        if self.kind == "flow" and not self.straight:
+            return self._bent()
         found: dict[str, Tensor] = {}
         noise: list[Tensor] = []
         scale = self.log_scale.exp()
         for name, part in zip(self.names, self.parts(), strict=True):
             loc = self.centre[part] + self.spread[part] * self.loc[part]
-            if self.kind == "multivariate":
+            if self.kind != "mean_field":
                 value, eps = self._joint(name, part, loc, scale, noise)
                 noise.append(eps)
             else:
@@ -109,6 +139,16 @@ class GlobalGuide(nn.Module):
                 fn = self._mapped(name, dist.Normal(loc, sd).to_event(1))
                 value = pyro.sample(name, fn, infer={STILL: still})
             found[name] = value
+        return found
+
+    def _bent(self) -> dict[str, Tensor]:
+        """The sites of a flow: shares of one joint draw."""
+        joint = Joint(self.bend, *self.affine())
+        found: dict[str, Tensor] = {}
+        for name, part in zip(self.names, self.parts(), strict=True):
+            share = joint.site(part, self.transforms[name], self.shapes[name])
+            found[name] = pyro.sample(name, share, infer={STILL: share.still})
+            share.follow(found[name])
         return found
 
     def _joint(

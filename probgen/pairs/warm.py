@@ -33,7 +33,7 @@ DRAWS = 3
 STEPS = 40
 #: searches, each in the units that the one before found, and the gain (nats a row) of the last
 ROUNDS, ENOUGH = 5, 1e-3
-#: globals up to which a multivariate guide starts from the curvature of the posterior
+#: globals up to which a multivariate guide or a flow starts from the curvature
 WIDEST = 100
 #: stands for a loss that is not finite
 FAR = 1e100
@@ -69,6 +69,17 @@ def warm_start(pair: Trained, plan: Plan, batch: Batch, generator: torch.Generat
         return
     few = _some(batch, generator)
     target = _Target(pair, plan, generator)
+    if guide is not None:
+        guide.straight = True  # a flow is the identity as yet
+    try:
+        _warm(target, few, parameters)
+    finally:
+        if guide is not None:
+            guide.straight = False
+
+
+def _warm(target: _Target, few: Batch, parameters: list[nn.Parameter]) -> None:
+    guide = target.pair.global_guide
     for _ in range(ROUNDS):
         gain = _search(target, few, parameters)
         if guide is not None:
@@ -76,7 +87,7 @@ def warm_start(pair: Trained, plan: Plan, batch: Batch, generator: torch.Generat
         _measure(target, few)
         if gain < ENOUGH:
             break
-    if guide is not None and guide.kind == "multivariate" and guide.loc.numel() <= WIDEST:
+    if guide is not None and guide.kind != "mean_field" and guide.loc.numel() <= WIDEST:
         _curve(target, few)
 
 

@@ -7,7 +7,7 @@ may run in several threads; everything that runs the pair is inside one guarded 
 from probgen.queries.companion import Companion
 from probgen.queries.density import Estimate, log_prob
 from probgen.queries.draws import Predictive, draw_globals, encoded
-from probgen.queries.intervals import interval, log_prob_draws
+from probgen.queries.intervals import estimate_draws, interval, log_prob_draws
 from probgen.queries.latents import latent, reconstruct
 from probgen.queries.masked import log_prob_masked, masked
 from probgen.queries.pairs import log_pairs
@@ -22,6 +22,7 @@ __all__ = [
     "draw",
     "draw_globals",
     "encoded",
+    "estimate_draws",
     "interval",
     "latent",
     "log_pairs",

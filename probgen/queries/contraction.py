@@ -35,6 +35,7 @@ __all__ = [
     "fixed",
     "global_sites",
     "label_log_probs",
+    "log_joint",
     "row_log_weights",
     "row_sites",
     "survey",
@@ -218,10 +219,8 @@ def row_log_weights(
             total = total - _per_row(_log_prob(site), n)
     if plan.enumerated:
         return total + _contracted(family, batch, values, keys, plan)
-    for name, site in row_sites(traced(family.model, batch, values, keys)).items():
-        if name not in plan.prior:
-            total = total + _per_row(_log_prob(site), n)
-    return total
+    sites = row_sites(traced(family.model, batch, values, keys))
+    return total + sum(_per_row(_log_prob(s), n) for m, s in sites.items() if m not in plan.prior)
 
 
 def _dtype(batch: Batch) -> torch.dtype:
@@ -373,17 +372,8 @@ def weighed(family: Family, batch: Batch, plan: Plan, given: _Values | None = No
         if not site["fn"].has_rsample:
             score, log_q = score + log_q, log_q.detach()
         rows = rows - log_q
-    if plan.enumerated:
-        factors = _factors(family, batch, values, None, plan)
-        trace, rows = factors.trace, rows + factors.contracted()
-    else:
-        trace = traced(family.model, batch, values)
-        for name, site in row_sites(trace).items():
-            if name not in plan.prior:
-                rows = rows + _per_row(_log_prob(site), n)
-            elif _scored(site):
-                log_p = _per_row(_log_prob(site), n)
-                rows = rows + (log_p - log_p.detach())
+    trace, own = _model_rows(family, batch, values, plan)
+    rows = rows + own
     shared = rows.new_zeros(())
     for sign, sites in ((1, global_sites(trace)), (-1, mine)):
         for name, site in sites.items():
@@ -392,6 +382,32 @@ def weighed(family: Family, batch: Batch, plan: Plan, given: _Values | None = No
                 log_p = _log_prob(site) if still is None else still.log_prob(site["value"])
                 shared = shared + sign * log_p.sum()
     return Weighed(rows, score, shared)
+
+
+def _model_rows(family: Family, batch: Batch, values: _Values, plan: Plan) -> tuple[Trace, Tensor]:
+    """The trace of the model, and log p of its row sites (n,); those of `plan.prior` are 0."""
+    if plan.enumerated:
+        factors = _factors(family, batch, values, None, plan)
+        return factors.trace, factors.contracted()
+    trace, n = traced(family.model, batch, values), len(batch)
+    rows = torch.zeros(n, dtype=_dtype(batch), device=batch.seen.device)
+    for name, site in row_sites(trace).items():
+        if name not in plan.prior:
+            rows = rows + _per_row(_log_prob(site), n)
+        elif _scored(site):
+            log_p = _per_row(_log_prob(site), n)
+            rows = rows + (log_p - log_p.detach())
+    return trace, rows
+
+
+def log_joint(family: Family, batch: Batch, plan: Plan, values: _Values) -> tuple[Tensor, Tensor]:
+    """log p of each row (n,) given the globals `values`, and log p of the globals (), nats.
+
+    Differentiable in the values and the parameters; for plans that sample no row latents.
+    """
+    trace, rows = _model_rows(family, batch, values, plan)
+    prior = [_log_prob(site).sum() for name, site in global_sites(trace).items() if name in values]
+    return rows, sum(prior, rows.new_zeros(()))
 
 
 class _StableRing(LogRing):

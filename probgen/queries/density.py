@@ -20,7 +20,7 @@ from probgen.queries.hidden import holes, slots_of
 from probgen.queries.pareto import pareto_k
 from probgen.session import guarded
 
-__all__ = ["Estimate", "companion_of", "log_prob", "log_weights"]
+__all__ = ["Estimate", "companion_of", "log_prob", "log_weights", "mixed"]
 
 #: numbers in the widest intermediate of a closed form: 4 MB of float64
 WIDE = 2**19
@@ -140,7 +140,7 @@ def _seen(predictive: Predictive, batch: Batch, particles: int) -> Estimate:
     for member, draws in zip(predictive.members, predictive.draws, strict=True):
         parts.append(_member(predictive, member, draws, batch, share, first))
         first += share * count_draws(draws)
-    return _mixed(parts)
+    return mixed(parts)
 
 
 def _with_holes(predictive: Predictive, batch: Batch, hidden: Tensor, particles: int) -> Estimate:
@@ -204,14 +204,18 @@ def _share(particles: int, predictive: Predictive) -> int:
     return max(_FEWEST, math.ceil(particles / len(predictive)))
 
 
-def _mixed(parts: list[Estimate]) -> Estimate:
-    """The equal mixture of the members' densities."""
+def mixed(parts: list[Estimate], log_weights: Tensor | None = None) -> Estimate:
+    """The mixture of densities of the same rows: equal, or by log weights (parts,)."""
     if len(parts) == 1:
         return parts[0]
     values = torch.stack([part.value for part in parts])
-    value = log_mean_exp(values, 0)
+    if log_weights is None:
+        values = values - math.log(len(parts))
+    else:
+        values = values + log_weights[:, None]
+    value = torch.logsumexp(values, 0)
     peak = torch.where(value.isinf(), torch.zeros_like(value), value)
-    shares = (values - peak).exp() / len(parts)
+    shares = (values - peak).exp()
     se = (shares * torch.stack([part.se for part in parts])).square().sum(0).sqrt()
     khat = torch.stack([part.khat for part in parts])
     worst = khat.nan_to_num(-math.inf).amax(0)
@@ -228,6 +232,10 @@ def _member(
     predictive: Predictive, member: Family, draws: Draws, batch: Batch, share: int, first: int
 ) -> Estimate:
     """The density of one member, averaged over its draws."""
+    at = None if predictive.integrated or not draws else draws
+    own = member.estimate(batch, at, share * count_draws(draws))
+    if own is not None:
+        return Estimate(*own)
     value = _closed_form(member, draws, batch, predictive.integrated)
     if value is not None:
         return _exact(value, member.density)

@@ -174,19 +174,19 @@ def draw_globals(family: Family, count: int, seed: int, batch: Batch | None = No
     one = one_row(family, batch)
     found: list[dict[str, Tensor]] = []
     with torch.no_grad(), guarded(seed):
-        for _ in range(count):
-            found.append(_globals_of(family, one))
+        while len(found) < count:
+            guide = _values_of(traced(family.guide, one, {}))
+            if found and found[0].keys() == guide.keys():  # nothing is left to the model
+                found.append({name: guide[name] for name in found[0]})
+                continue
+            found.append(_values_of(traced(family.model, one, guide)))
             if not found[0]:
                 return {}
     return {name: torch.stack([draw[name] for draw in found]) for name in found[0]}
 
 
-def _globals_of(family: Family, one: Batch) -> dict[str, Tensor]:
-    guide = {
-        name: site["value"] for name, site in global_sites(traced(family.guide, one, {})).items()
-    }
-    model = global_sites(traced(family.model, one, guide))
-    return {name: site["value"].detach().clone() for name, site in model.items()}
+def _values_of(trace: Any) -> dict[str, Tensor]:
+    return {name: site["value"].detach().clone() for name, site in global_sites(trace).items()}
 
 
 def _like(family: Family) -> Tensor:

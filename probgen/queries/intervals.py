@@ -24,7 +24,7 @@ from probgen.queries.density import (
 from probgen.queries.draws import Predictive, count_draws, keyed, log_mean_exp
 from probgen.queries.hidden import holes, slots_of
 
-__all__ = ["interval", "log_prob_draws"]
+__all__ = ["estimate_draws", "interval", "log_prob_draws", "quantiles"]
 
 
 def log_prob_draws(predictive: Predictive, batch: Batch, *, particles: int = 512) -> Tensor:
@@ -43,6 +43,19 @@ def log_prob_draws(predictive: Predictive, batch: Batch, *, particles: int = 512
         S counts the draws of all members, member by member. Memory is S * n numbers: pass
         rows in pieces, or use `interval`.
     """
+    return estimate_draws(predictive, batch, particles=particles)[0]
+
+
+def estimate_draws(
+    predictive: Predictive, batch: Batch, *, particles: int = 512
+) -> tuple[Tensor, Tensor]:
+    """As `log_prob_draws`, and the Monte Carlo standard error of each number.
+
+    Returns
+    -------
+    value, se : Tensor (S, n)
+        Nats, encoded units; `se` is 0 where the value is exact.
+    """
     if any(member.holes == "refuse" for member in predictive.members):
         hidden = holes(batch, slots_of(predictive.members[0])).any(1)
         if bool(hidden.any()):
@@ -50,32 +63,48 @@ def log_prob_draws(predictive: Predictive, batch: Batch, *, particles: int = 512
     return _seen(predictive, batch, particles)
 
 
-def _with_holes(predictive: Predictive, batch: Batch, hidden: Tensor, particles: int) -> Tensor:
+def _with_holes(
+    predictive: Predictive, batch: Batch, hidden: Tensor, particles: int
+) -> tuple[Tensor, Tensor]:
     """Members that score whole rows only: hidden cells are proposed, the same for all draws."""
     batch, count = keyed(batch), len(predictive)
     companion = companion_of(predictive)
-    out = batch.weight.new_zeros(count, len(batch), dtype=torch.float64)
+    out = batch.weight.new_zeros(2, count, len(batch), dtype=torch.float64)
     whole, part = hole_rows(batch, hidden)
     if len(whole):
-        out[:, whole] = _seen(predictive, batch.take(whole), particles).double()
+        found = _seen(predictive, batch.take(whole), particles)
+        out[:, :, whole] = torch.stack(found).double()
     for rows in part.split(max(1, TILED // particles)) if len(part) else ():
         proposed = keyed_proposals(companion, batch.take(rows), particles)
-        weights = proposed.weights(_seen(predictive, proposed.rows, particles))
-        out[:, rows] = log_mean_exp(weights, 1)
-    return out
+        weights = proposed.weights(_seen(predictive, proposed.rows, particles)[0])
+        out[:, :, rows] = torch.stack(_averaged(True, weights)).to(out.dtype)
+    return out[0], out[1]
 
 
-def _seen(predictive: Predictive, batch: Batch, particles: int) -> Tensor:
+def _averaged(sampled: bool, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Log of the average of weights (S, K, n), and its error by the delta method."""
+    value = log_mean_exp(weights, 1)
+    if not sampled or weights.shape[1] < 2:
+        unknown = math.nan if sampled else 0.0
+        return value, torch.full_like(value, unknown)
+    peak = torch.where(value.isinf(), torch.zeros_like(value), value)
+    spread = (weights - peak[:, None]).exp().std(1)
+    return value, spread / math.sqrt(weights.shape[1])
+
+
+def _seen(predictive: Predictive, batch: Batch, particles: int) -> tuple[Tensor, Tensor]:
     """By the members' own ways, (S, n)."""
     parts = []
     first = 0
     for member, draws in zip(predictive.members, predictive.draws, strict=True):
         value = _closed_form_draws(member, draws, batch)
         if value is None:
-            value = _through_pair_draws(member, draws, batch, particles, first)
-        parts.append(value)
+            parts.append(_through_pair_draws(member, draws, batch, particles, first))
+        else:
+            parts.append((value, torch.zeros_like(value)))
         first += particles * count_draws(draws)
-    return torch.cat(parts)
+    values, errors = zip(*parts, strict=True)
+    return torch.cat(values), torch.cat(errors)
 
 
 def _closed_form_draws(member: Family, draws: Draws, batch: Batch) -> Tensor | None:
@@ -93,12 +122,13 @@ def _closed_form_draws(member: Family, draws: Draws, batch: Batch) -> Tensor | N
 
 def _through_pair_draws(
     member: Family, draws: Draws, batch: Batch, particles: int, first: int
-) -> Tensor:
-    def average(_sampled: bool, weights: Tensor) -> Tensor:
-        return log_mean_exp(weights, 1)
-
-    values = log_weights(member, draws, batch, particles, first, average)
-    return torch.cat(values, 1) if values else no_rows(batch).expand(count_draws(draws), 0)
+) -> tuple[Tensor, Tensor]:
+    found = log_weights(member, draws, batch, particles, first, _averaged)
+    if not found:
+        none = no_rows(batch).expand(count_draws(draws), 0)
+        return none, none
+    values, errors = zip(*found, strict=True)
+    return torch.cat(values, 1), torch.cat(errors, 1)
 
 
 def interval(
@@ -156,17 +186,27 @@ def interval(
         values = log_prob_draws(predictive, batch.take(piece), particles=particles)
         if given is not None:
             values = values - log_prob_draws(predictive, given.take(piece), particles=particles)
-        values = values.sort(0).values
-        lower.append(_quantile(values, (1 - level) / 2))
-        upper.append(_quantile(values, (1 + level) / 2))
+        ends = quantiles(values.sort(0).values, level)
+        lower.append(ends[0])
+        upper.append(ends[1])
     if not lower:
         return no_rows(batch), no_rows(batch)
     return torch.cat(lower), torch.cat(upper)
 
 
+def quantiles(values: Tensor, level: float) -> tuple[Tensor, Tensor]:
+    """Ends (n,) of the equal-tailed interval of sorted draws (S, n), right also at -inf.
+
+    Between order statistics at ``q (S + 1)`` (Weibull's rule, type 6 of Hyndman and Fan 1996,
+    Sample quantiles in statistical packages): an interval of S independent draws then covers
+    at its nominal rate on average, where rules that stay further inside cover too seldom
+    (0.931 for 0.95 at S = 100). With too few draws for the level it is their whole range.
+    """
+    return _quantile(values, (1 - level) / 2), _quantile(values, (1 + level) / 2)
+
+
 def _quantile(values: Tensor, q: float) -> Tensor:
-    """Linear between order statistics of sorted values (S, n); right also at -inf."""
-    place = q * (len(values) - 1)
+    place = min(max(q * (len(values) + 1) - 1, 0.0), len(values) - 1.0)
     below, above = values[math.floor(place)], values[math.ceil(place)]
     between = torch.lerp(below, above, place - math.floor(place))
     return torch.where((below == above) | below.isinf(), below, between)

@@ -6,6 +6,7 @@ from probgen.verbs.generating import Generating
 from probgen.verbs.imputing import Imputing
 from probgen.verbs.latents import Latents
 from probgen.verbs.oddity import Oddity
+from probgen.verbs.parameters import Parameters
 from probgen.verbs.relations import Relations
 from probgen.verbs.scoring import Scoring
 from probgen.verbs.trust import Trust
@@ -13,5 +14,5 @@ from probgen.verbs.trust import Trust
 __all__ = ["Extra", "Unseen", "Verbs"]
 
 
-class Verbs(Oddity, Scoring, Events, Generating, Imputing, Relations, Latents, Trust):
+class Verbs(Oddity, Scoring, Events, Generating, Imputing, Relations, Latents, Parameters, Trust):
     """The questions; `probgen.Density` adds fitting and scikit-learn's conventions."""

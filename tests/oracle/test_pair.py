@@ -30,9 +30,9 @@ def column():
     return pd.DataFrame({"x": np.random.default_rng(0).normal(3, 1, 80)})
 
 
-@pytest.mark.parametrize("kind", ["normal", "multivariate"])
+@pytest.mark.parametrize("kind", ["mean_field", "multivariate", "flow"])
 def test_the_posterior_of_a_normal_mean(column, kind):
-    settings = {"globals_guide": kind, "draws": 400, "max_epochs": 300, "batch_size": 1000}
+    settings = {"guide": kind, "draws": 400, "max_epochs": 300, "batch_size": 1000}
     model = fit(column, conjugate, **settings)
     precision = len(column) + 0.01
     mean, sd = column.x.sum() / precision, precision**-0.5
