@@ -64,7 +64,11 @@ class Span:
 
     def slope(self, values: Array) -> Array:
         """What turns a density of values into one of places: heights then have honest areas."""
-        return np.ones(len(values)) if self.shift is None else values + self.shift
+        if self.shift is None:
+            return np.ones(len(values))
+        if self.column.kind == "count":  # the mass of a whole number fills its cell
+            return 1 / (self.warp(values + 0.5) - self.warp(values - 0.5))
+        return values + self.shift
 
     def points(self, count: int, near: Array | None = None) -> Array:
         """Legal values from end to end, evenly on the axis, and at quantiles of `near`.

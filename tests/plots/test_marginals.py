@@ -212,6 +212,9 @@ class TestSpans:
         np.testing.assert_allclose(span.unwarp(span.warp(values)), values, atol=1e-9)
         edges = bins(span, values)
         assert np.allclose(edges % 1, 0.5) and (np.diff(edges) > 0).all()
+        # the mass of each whole number is the area over its cell
+        width = span.warp(values + 0.5) - span.warp(values - 0.5)
+        np.testing.assert_allclose(span.slope(values) * width, 1)
 
     def test_numbers_become_cells_of_the_column(self):
         days = pd.Series(pd.to_datetime(["2024-03-01 06:00", "1991-01-02 00:00"])).dt.tz_localize(
