@@ -64,6 +64,8 @@ class Family(nn.Module):
     reserves: ClassVar[bool] = True
     #: whether the draws of all globals are of one posterior, which leave-one-out can weigh
     joint_posterior: ClassVar[bool] = True
+    #: whether the training loop moved the parameters, so that it can go on from them
+    trained: ClassVar[bool] = True
     #: whether `update` is implemented: closed-form steps instead of gradients
     updates: ClassVar[bool] = False
 

@@ -102,7 +102,7 @@ def test_weights_count_as_repeated_rows():
 
 def test_the_draws_stand_for_the_posterior_everywhere(fitted, tmp_path):
     table = lines()
-    assert kind(fitted) == "sampler"
+    assert kind(fitted) == "nuts"
     result = fitted.result_
     assert result.engine == "nuts" and result.reason.startswith("NUTS: R-hat")
     assert {"divergences", "acceptance", "rhat", "ess", "step_size"} <= set(result.chain)

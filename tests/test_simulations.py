@@ -211,13 +211,15 @@ def test_holes_of_the_table_are_cut_into_the_simulated_ones():
     assert len(fitted.calibrate(2, table)) == 2
 
 
-def test_a_loaded_model_asks_for_its_rows(tmp_path):
+def test_a_loaded_model_remembers_how_many_rows_it_was_fitted_to(tmp_path):
     table = pd.DataFrame(np.random.default_rng(0).normal(size=(30, 2)), columns=["a", "b"])
     pg.GaussianMixture(1, random_state=0).fit(table).save(tmp_path / "model")
     loaded = pg.load(tmp_path / "model")
+    assert loaded.calibrate(2).rows == 30
+    assert loaded.calibrate(2, rows=15).rows == 15
+    loaded.fitted_rows_ = None  # as in files of earlier versions
     with pytest.raises(pg.SchemaError, match="rows="):
         loaded.calibrate(2)
-    assert loaded.calibrate(2, rows=15).rows == 15
 
 
 # --- families -----------------------------------------------------------------------------------

@@ -57,6 +57,7 @@ class Stacked(Family):
 
     closed_form = True  # scored without draws of its own: parts keep theirs
     joint_posterior = False
+    trained = False  # its parts are, each on its own
     log_weights: Tensor
     seeds: Tensor
 

@@ -44,6 +44,7 @@ class Wrapped(Family):
 
     updates = True
     closed_form = True
+    trained = False
     holes = "refuse"
     coherent = False  # exact in whole rows only: marginals are importance estimates
     x: Tensor

@@ -77,20 +77,24 @@ class Parameters(Asked):
         native = all(c.native for c in self.schema_.columns if c.real_like)
         rows: list[dict[str, Any]] = []
         for name, value in groups.data["posterior"].items():
-            rows += _rows(name, value, groups, interval)
+            site = groups.attrs["posterior", name]["site"]
+            # ArviZ needs another name where a dimension has this one; here nothing does
+            rows += _rows(site if name == f"{site}_" else name, name, value, groups, interval)
         frame = pd.DataFrame(rows).set_index("name").rename_axis(None)
         return frame.assign(units="table" if native else "encoded")
 
 
-def _rows(name: str, value: NDArray[Any], groups: Groups, interval: float) -> list[dict[str, Any]]:
+def _rows(
+    name: str, variable: str, value: NDArray[Any], groups: Groups, interval: float
+) -> list[dict[str, Any]]:
     """A row for each number of a site, (chain, draw, ...)."""
-    dims = groups.dims.get(name, [])
+    dims = groups.dims.get(variable, [])
     axes = [
         [str(label) for label in groups.coords.get(dim, np.arange(size))]
         for dim, size in zip(dims, value.shape[2:], strict=True)
     ]
     flat = value.reshape(value.shape[0] * value.shape[1], -1).astype(np.float64)
-    ends = np.quantile(flat, [(1 - interval) / 2, (1 + interval) / 2], axis=0)
+    ends = np.quantile(flat, [(1 - interval) / 2, (1 + interval) / 2], axis=0, method="weibull")
     found = []
     for place, labels in enumerate(itertools.product(*axes)):
         index = ", ".join(labels)

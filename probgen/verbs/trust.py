@@ -53,7 +53,7 @@ class Trust(Asked):
         >>> import probgen as pg
         >>> from probgen.datasets import penguins
         >>> birds = penguins().sample(frac=1, random_state=0)
-        >>> model = pg.GaussianMixture(3, random_state=0).fit(birds[:240])
+        >>> model = pg.GaussianMixture(8, random_state=0).fit(birds[:240])
         >>> model.check(birds[240:], train=birds[:240]).density
         'yes'
         """

@@ -30,7 +30,7 @@ METHODS: dict[Kind, str] = {
     "none": "point estimate: no posterior",
     "guide": "variational: independent draws from the guide",
     "sampler": "Markov chain started at the variational posterior (Gibbs for mixtures)",
-    "nuts": "Markov chain Monte Carlo: No-U-Turn sampler",
+    "nuts": "Markov chain Monte Carlo by the No-U-Turn sampler (NUTS)",
     "parts": "draws of each part from its own posterior; the weights of the parts are fixed",
 }
 CHAINS: dict[Kind, str] = {

@@ -82,7 +82,7 @@ def _falls(evidence: Evidence) -> list[tuple[float, float]]:
         each = result.seconds / max(result.epochs, 1)
         epochs = int(min(MORE, SECONDS / len(evidence.model.members_) / max(each, 1e-9)))
         # early stopping ends while the loss of the training rows still falls
-        if result.validation or epochs < FEWEST or member.objectives():
+        if result.validation or epochs < FEWEST or member.objectives() or not member.trained:
             continue
         fall = _fall(member, batch, result, epochs)
         if fall is not None:

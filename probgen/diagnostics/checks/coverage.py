@@ -75,7 +75,7 @@ def covered(rows: Floats, others: Floats, neighbours: int = NEIGHBOURS) -> float
     --------
     >>> line = np.arange(10.0)[:, None]
     >>> covered(line, line + 0.1), covered(line, line[:2])
-    (1.0, 0.7)
+    (1.0, 0.5)
     """
     own = np.partition(cdist(rows, rows), neighbours, axis=1)[:, neighbours]
     return float((cdist(rows, others).min(1) <= own).mean())
