@@ -116,7 +116,7 @@ def test_the_draws_stand_for_the_posterior_everywhere(fitted, tmp_path):
     again = pg.load(tmp_path / "model", model=regression)
     assert (again.log_prob(table) == fitted.log_prob(table)).all()
     assert torch.equal(again.members_[0].sampled["b"], stored)
-    assert again.result_.chain == result.chain and kind(again) == "sampler"
+    assert again.result_.chain == result.chain and kind(again) == "nuts"
 
 
 def test_the_same_seed_gives_the_same_chain_and_nothing_is_left_behind():
