@@ -317,7 +317,7 @@ class UserPair(Family):
             plan = survey(self, batch, self._one_global(self.typical(batch)))
         warm_start(self, plan, batch, generator)
         if self._bent(plan):
-            bend(self.global_guide, many(self, self.global_guide, plan), batch)
+            bend(self, self.global_guide, plan, batch, generator)
 
     def _look(self, batch: Batch) -> None:
         """Run the model on real rows, those with holes first, and hold it to the rules."""

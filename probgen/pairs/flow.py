@@ -14,13 +14,14 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
+from scipy import stats
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-__all__ = ["UNIT", "Bend", "Joint", "draw", "noise_like"]
+__all__ = ["UNIT", "Bend", "Joint", "draw", "noise_like", "push", "spread_noise"]
 
 #: chosen by ``benchmarks/guides.py --settings``: maps in a row, bins of a spline, hidden units
-LAYERS, BINS, HIDDEN = 1, 8, (32, 32)
+LAYERS, BINS, HIDDEN = 1, 8, 32
 #: hidden units for each global at least
 UNITS = 4
 #: of the weights: a step of Adam moves each by its rate at once, and a whole network too far
@@ -36,12 +37,12 @@ LOG_NORMAL = math.lgamma((DOF + 1) / 2) - math.lgamma(DOF / 2) - 0.5 * math.log(
 class Bend(nn.Module):
     """A triangular, monotone map of noise (..., d) that starts as the identity.
 
-    Each layer bends an entry by a rational-quadratic spline on [-5, 5], then scales and shifts
-    it without limit; a masked network of the entries before it says how.
+    Each layer bends an entry by a rational-quadratic spline on [-5, 5], then scales it, by a
+    factor in (0.001, 1000), and shifts it; a network of the entries before it says how.
     """
 
     def __init__(
-        self, size: int, layers: int = LAYERS, bins: int = BINS, hidden: tuple[int, ...] = HIDDEN
+        self, size: int, layers: int = LAYERS, bins: int = BINS, hidden: int = HIDDEN
     ) -> None:
         super().__init__()
         self.size, self.bins = size, bins
@@ -49,7 +50,7 @@ class Bend(nn.Module):
         makers = [_network if size > 1 else _constant] * layers
         self.layers = nn.ModuleList(make(size, numbers, hidden) for make in makers)
         for part in list(self.modules()):
-            for name in list(part._parameters):
+            for name in [name for name, own in part._parameters.items() if own is not None]:
                 parametrize.register_parametrization(part, name, _Scaled())
 
     def _maps(self, layer: nn.Module, x: Tensor) -> tuple[Any, Any]:
@@ -99,16 +100,35 @@ class Bend(nn.Module):
         return noise[start:], torch.stack(slopes) if slopes else noise[start:]
 
 
-def _network(size: int, numbers: int, hidden: tuple[int, ...]) -> nn.Module:
+def _network(size: int, numbers: int, hidden: int) -> nn.Module:
     """Numbers of each entry from the entries before it, 0 at first."""
-    from zuko.nn import MaskedMLP  # its import takes time that most fits need not spend
+    return _Masked(size, numbers, max(hidden, UNITS * size)).double()
 
-    before = torch.ones(size, size, dtype=torch.bool).tril(-1).repeat_interleave(numbers, 0)
-    units = [max(width, UNITS * size) for width in hidden]
-    net = MaskedMLP(before, hidden_features=units, activation=nn.Tanh).double()
-    nn.init.zeros_(net[-1].weight)
-    nn.init.zeros_(net[-1].bias)
-    return net
+
+class _Masked(nn.Module):
+    """A network whose output for entry i sees the entries before i only.
+
+    A straight line beside a residual block of smooth, unbounded units: beyond the noise that it
+    has seen it goes on like a line, where a bounded unit would stay flat.
+    """
+
+    def __init__(self, size: int, numbers: int, width: int) -> None:
+        super().__init__()
+        from zuko.nn import MaskedLinear  # its import takes time that most fits need not spend
+
+        entry, last = torch.arange(size), torch.arange(width) % (size - 1)
+        before = (entry < entry[:, None]).repeat_interleave(numbers, 0)
+        self.first = MaskedLinear(entry <= last[:, None])
+        self.middle = MaskedLinear(last <= last[:, None])
+        self.last = MaskedLinear((last < entry[:, None]).repeat_interleave(numbers, 0))
+        self.line = MaskedLinear(before, bias=False)
+        for part in (self.last.weight, self.last.bias, self.line.weight):
+            nn.init.zeros_(part)
+
+    def forward(self, x: Tensor) -> Tensor:
+        units = nn.functional.silu(self.first(x))
+        units = units + nn.functional.silu(self.middle(units))
+        return self.last(units) + self.line(x)
 
 
 class _Scaled(nn.Module):
@@ -132,8 +152,14 @@ class _Same(nn.Module):
         return self.numbers.expand(*x.shape[:-1], -1)
 
 
-def _constant(size: int, numbers: int, hidden: tuple[int, ...]) -> nn.Module:
+def _constant(size: int, numbers: int, hidden: int) -> nn.Module:
     return _Same(numbers)
+
+
+def push(bend: Bend, loc: Tensor, root: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Values ``loc + root bend(noise)``, and the log density of each entry, both (..., d)."""
+    image, slope = bend(noise)
+    return loc + image @ root.T, _log_base(noise) - slope - root.diagonal().log()
 
 
 def draw(
@@ -145,9 +171,7 @@ def draw(
     the value alone, parameters held (Roeder, Wu and Duvenaud 2017, Sticking the landing);
     None where there are no gradients.
     """
-    image, slope = bend(noise)
-    value = loc + image @ root.T
-    log_q = _log_base(noise) - slope - root.diagonal().log()
+    value, log_q = push(bend, loc, root, noise)
     if not torch.is_grad_enabled():
         return value, log_q, None
     return value, log_q, log_q.detach() + _pull(bend, root, noise) * (value - value.detach())
@@ -296,6 +320,13 @@ def noise_like(loc: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Noise (*shape, d) of independent Student's t."""
     one = torch.tensor(DOF, dtype=loc.dtype, device=loc.device)
     return dist.StudentT(one).sample((*shape, *loc.shape))
+
+
+def spread_noise(loc: Tensor, count: int, seed: int) -> Tensor:
+    """The same noise (count, d), spread evenly: a scrambled Sobol sequence (Owen 1997)."""
+    engine = torch.quasirandom.SobolEngine(len(loc), scramble=True, seed=seed)
+    uniform = engine.draw(count, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)
+    return torch.from_numpy(stats.t(DOF).ppf(uniform.numpy())).to(loc)
 
 
 def _log_base(noise: Tensor) -> Tensor:
