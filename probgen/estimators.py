@@ -268,7 +268,8 @@ class Pair(Density):
 
     def _make(self, schema: Schema) -> Family:
         check_settings(self, globals_guide=GUIDES)
-        guide, kind = self.guide, self.globals_guide
+        guide: Any = self.guide
+        kind: Any = self.globals_guide
         if isinstance(guide, str) and guide in GUIDES:
             if kind not in ("auto", guide):
                 raise SchemaError(message(

@@ -72,10 +72,10 @@ def regression_table(n: int, seed: int) -> pd.DataFrame:
     return pd.DataFrame(x, columns=PREDICTORS).assign(y=y)
 
 
-@pytest.mark.parametrize("guide, intervals", [("normal", "no"), ("multivariate", "yes")])
+@pytest.mark.parametrize("guide, intervals", [("mean_field", "no"), ("multivariate", "yes")])
 def test_a_correlated_posterior_needs_a_guide_with_correlations(guide, intervals):
     train, held = regression_table(100, 0), regression_table(200, 1)
-    settings = {"globals_guide": guide, "max_epochs": 400, "draws": 100}
+    settings = {"guide": guide, "max_epochs": 400, "draws": 100}
     model = quick(train, regression, given=PREDICTORS, **settings)
     report = model.check(held, train=train)
     assert (report.density, report.intervals) == ("yes", intervals), str(report)

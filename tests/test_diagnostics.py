@@ -81,7 +81,8 @@ def test_a_fit_that_was_stopped_is_fit_for_nothing():
 
 
 def test_rows_from_elsewhere_fall_below_the_floor():
-    report = mixture(components=1).fit(line(100)).check(5 - 3 * line(100, seed=1))
+    turned = line(100, seed=1).assign(y=lambda rows: -rows["y"])
+    report = mixture(components=1).fit(line(100)).check(turned)
     assert report.density == "no" and status(report, "floor") == "fail"
 
 
@@ -127,7 +128,7 @@ def test_mean_field_without_the_fitted_rows_is_unknown():
 def test_too_few_draws_give_no_intervals(birds):
     report = birds.check(penguins())
     assert status(report, "mixing of the chain") == "fail"  # 20 draws a restart
-    assert report.density == "yes" and report.intervals == "no"
+    assert report.intervals == "no" and "mixing of the chain" in report.reasons("intervals")
 
 
 def test_empty_components_are_counted():

@@ -281,16 +281,18 @@ class UserPair(Family):
                 "parameters by pyro.param, or modules registered by pyro.module",
                 "register the module in the function, or pass it as the model itself",
             ))  # fmt: skip
-        if self._bent(plan):
-            return "exact", many(self, self.global_guide, plan)
+        bent = self._bent(plan)
+        if bent is not None:
+            return "exact", many(self, bent, plan)
         name = f"importance-{particles}" if plan.sampled else "exact"
         return name, lambda rows: self.bound(rows, plan, particles)
 
-    def _bent(self, plan: Plan) -> bool:
-        """Whether all globals are a flow's, and no row latent is sampled."""
+    def _bent(self, plan: Plan) -> GlobalGuide | None:
+        """The flow, where all globals are its own, and no row latent is sampled."""
         guide = self.global_guide
-        alone = self.own_guide is None and guide is not None
-        return alone and guide.kind == "flow" and not plan.sampled
+        if guide is None or guide.kind != "flow" or self.own_guide is not None or plan.sampled:
+            return None
+        return guide
 
     def bound(
         self, batch: Batch, plan: Plan, particles: int, given: dict[str, Tensor] | None = None
@@ -316,8 +318,9 @@ class UserPair(Family):
             self.guide(batch)
             plan = survey(self, batch, self._one_global(self.typical(batch)))
         warm_start(self, plan, batch, generator)
-        if self._bent(plan):
-            bend(self, self.global_guide, plan, batch, generator)
+        bent = self._bent(plan)
+        if bent is not None:
+            bend(self, bent, plan, batch, generator)
 
     def _look(self, batch: Batch) -> None:
         """Run the model on real rows, those with holes first, and hold it to the rules."""

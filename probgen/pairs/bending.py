@@ -10,7 +10,7 @@ at one where torch can vectorise the user's function.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -108,11 +108,13 @@ def bend(
                 parameter.copy_(value)
 
 
-def _search(loss: Callable[[], Tensor], parameters: list[Tensor], units: list[float]) -> None:
+def _search(
+    loss: Callable[[], Tensor], parameters: Sequence[Tensor], units: Sequence[float]
+) -> None:
     """Minimise a smooth loss over parameters that are measured in units."""
     sizes = [p.numel() for p in parameters]
 
-    def flat(values: list[Tensor], powers: int) -> np.ndarray:
+    def flat(values: Sequence[Tensor], powers: int) -> np.ndarray:
         parts = [v.detach().reshape(-1) * u**powers for v, u in zip(values, units, strict=True)]
         return torch.cat(parts).double().cpu().numpy()
 
