@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -25,7 +25,7 @@ from probgen.session import spawn_seeds
 from probgen.table import encode
 from probgen.training import FitResult, Training
 
-__all__ = ["convergence", "restarts"]
+__all__ = ["convergence", "left_to_gain", "restarts", "trained_on"]
 
 #: epochs that a copy is trained on for at most, and the seconds they may take
 MORE, FEWEST, SECONDS = 10, 3, 4.0
@@ -107,21 +107,50 @@ def _fall(
     member: Family, batch: Batch, result: FitResult, epochs: int
 ) -> tuple[float, float] | None:
     """By how much the loss falls, all rows scored before and after with the same noise."""
+    try:
+        losses = trained_on(member, batch, result, epochs)
+    except FitError:
+        return None
+    if member.updates:
+        return left_to_gain(losses), 0.0
+    last = np.array(losses[1 + len(losses) // 2 :])
+    # the noise of a stochastic step beside that of the score, which cancels
+    return losses[0] - float(last.mean()), float(3 * last.std(ddof=1)) if len(last) > 1 else 0.0
+
+
+def trained_on(member: Family, batch: Batch, result: FitResult, epochs: int) -> list[float]:
+    """Loss of all rows before the first and after each more epoch of a copy, nats a row."""
     training = Training(
         max_epochs=epochs, patience=epochs + 1, tolerance=0.0, schedule="constant",
         random_state=0, batch_size=result.batch_size or None, device=result.device,
         learning_rate=result.learning_rate or 1e-3, compile=False, precision=_precision(member),
     )  # fmt: skip
-    try:
-        before = _scores(member, batch, training, still=True)
-        after = _scores(member, batch, training)
-    except FitError:
-        return None
-    if member.updates:
-        return before[0] - after[-1], 0.0
-    last = np.array(after[len(after) // 2 :])
-    # the noise of a stochastic step beside that of the score, which cancels
-    return before[0] - float(last.mean()), float(3 * last.std(ddof=1)) if len(last) > 1 else 0.0
+    after = _scores(member, batch, training)
+    # the loss of an update is that before its step
+    return after if member.updates else [*_scores(member, batch, training, still=True), *after]
+
+
+def left_to_gain(losses: Sequence[float], extrapolate: bool = True) -> float:
+    """By how much losses of deterministic updates fell, and will fall if they go on as they do.
+
+    Near its end the fall of each epoch is a constant share r of that before (the updates
+    converge linearly), so that d r / (1 - r) is left after a fall of d. The share is taken over
+    the last quarter of the epochs; where it is not below 1, what is left is not guessed.
+
+    Examples
+    --------
+    >>> round(left_to_gain([0.5**i for i in range(12)]), 3)
+    1.0
+    """
+    fallen = losses[0] - losses[-1]
+    span = len(losses) // 4
+    if not extrapolate or span < 2:
+        return fallen
+    first, last = losses[-span - 2] - losses[-span - 1], losses[-2] - losses[-1]
+    if not 0 < last < first:
+        return fallen
+    share = (last / first) ** (1 / span)
+    return fallen + min(last * share / (1 - share), fallen)  # a guess is trusted up to as much
 
 
 def _precision(member: Family) -> Literal["float32", "float64"]:
@@ -136,7 +165,7 @@ def _scores(member: Family, batch: Batch, training: Training, still: bool = Fals
         training = replace(training, max_epochs=1, learning_rate=1e-300)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if own.updates:  # the loss of an update is that before its step
+        if own.updates:
             return fit(own, batch, training, start=False, finish=False, warn=False).losses
         how = {"start": False, "finish": False, "warn": False}
         return fit(own, batch, training, batch, **how).validation  # type: ignore[arg-type]
