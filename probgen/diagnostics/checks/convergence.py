@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal
 
@@ -25,11 +25,13 @@ from probgen.session import spawn_seeds
 from probgen.table import encode
 from probgen.training import FitResult, Training
 
-__all__ = ["convergence", "left_to_gain", "restarts", "trained_on"]
+__all__ = ["convergence", "restarts", "trained_on"]
 
-#: epochs that a copy is trained on for at most, and the seconds they may take
-MORE, FEWEST, SECONDS = 10, 3, 4.0
-#: fall of the loss, nats a row, from which a fit is not converged, whatever its tolerance
+#: epochs that a copy is trained on for, fewer where cells times epochs are more than `CELLS`
+MORE, FEWEST, CELLS = 10, 3, 1_000_000
+#: fall of the loss, nats a row, from which a fit is not converged, whatever its tolerance: with
+#: ten epochs it says so of no fit by default settings, and of every fit that held-out rows
+#: show to be far from its end (benchmarks/early_stopping.py)
 FALL = 0.05
 #: mean log density of restarts, nats a row
 SPREAD = 0.1
@@ -78,11 +80,10 @@ def _falls(evidence: Evidence) -> list[tuple[float, float]]:
     if batch is None:
         return []
     found = []
+    epochs = int(np.clip(CELLS // max(batch.seen.numel(), 1), FEWEST, MORE))
     for member, result in zip(evidence.model.members_, evidence.model.results_, strict=True):
-        each = result.seconds / max(result.epochs, 1)
-        epochs = int(min(MORE, SECONDS / len(evidence.model.members_) / max(each, 1e-9)))
         # early stopping ends while the loss of the training rows still falls
-        if result.validation or epochs < FEWEST or member.objectives() or not member.trained:
+        if result.validation or member.objectives() or not member.trained:
             continue
         fall = _fall(member, batch, result, epochs)
         if fall is not None:
@@ -112,7 +113,7 @@ def _fall(
     except FitError:
         return None
     if member.updates:
-        return left_to_gain(losses), 0.0
+        return losses[0] - losses[-1], 0.0
     last = np.array(losses[1 + len(losses) // 2 :])
     # the noise of a stochastic step beside that of the score, which cancels
     return losses[0] - float(last.mean()), float(3 * last.std(ddof=1)) if len(last) > 1 else 0.0
@@ -128,29 +129,6 @@ def trained_on(member: Family, batch: Batch, result: FitResult, epochs: int) -> 
     after = _scores(member, batch, training)
     # the loss of an update is that before its step
     return after if member.updates else [*_scores(member, batch, training, still=True), *after]
-
-
-def left_to_gain(losses: Sequence[float], extrapolate: bool = True) -> float:
-    """By how much losses of deterministic updates fell, and will fall if they go on as they do.
-
-    Near its end the fall of each epoch is a constant share r of that before (the updates
-    converge linearly), so that d r / (1 - r) is left after a fall of d. The share is taken over
-    the last quarter of the epochs; where it is not below 1, what is left is not guessed.
-
-    Examples
-    --------
-    >>> round(left_to_gain([0.5**i for i in range(12)]), 3)
-    1.0
-    """
-    fallen = losses[0] - losses[-1]
-    span = len(losses) // 4
-    if not extrapolate or span < 2:
-        return fallen
-    first, last = losses[-span - 2] - losses[-span - 1], losses[-2] - losses[-1]
-    if not 0 < last < first:
-        return fallen
-    share = (last / first) ** (1 / span)
-    return fallen + min(last * share / (1 - share), fallen)  # a guess is trusted up to as much
 
 
 def _precision(member: Family) -> Literal["float32", "float64"]:
