@@ -27,7 +27,8 @@ __all__ = ["bend", "many"]
 
 #: draws of the globals a step of the loop, and where the function cannot be vectorised
 DRAWS, FEW = 64, 4
-#: fixed draws of the search, and its steps (benchmarks/guides.py --only shapes)
+#: fixed draws of the search, and its steps: what they reach is in benchmarks/guides.py --only
+#: shapes; on posteriors of more than two globals they have not been compared
 FIXED, STEPS = 1024, 300
 #: stands for a loss that is not finite
 FAR = 1e100
