@@ -100,7 +100,7 @@ def bend(
     except NOT_VECTORISED:
         return
     weights = list(guide.bend.parameters())
-    parameters = [*weights, guide.loc, guide.log_scale, guide.lower]
+    parameters: list[Tensor] = [*weights, guide.loc, guide.log_scale, guide.lower]
     kept = [p.detach().clone() for p in parameters]
     _search(lambda: loss(noise), parameters, [UNIT] * len(weights) + [1.0] * 3)
     with torch.no_grad():
