@@ -128,6 +128,7 @@ def test_the_same_seed_gives_the_same_chain_and_nothing_is_left_behind():
     assert dict(pyro.get_param_store().items()) == store
 
 
+@pytest.mark.slow
 def test_a_chain_for_each_restart():
     model = walk(regression, lines(), 60, ["x", "z"], restarts=2, draws=20)
     one, two = (member.sampled["b"] for member in model.members_)

@@ -22,7 +22,7 @@ from probgen.session import guarded
 
 __all__ = [
     "Fitted", "Kind", "guide_khat", "guide_log_p_q", "held_fixed", "khat_limit", "kind",
-    "log_globals", "log_sites", "posterior",
+    "log_globals", "log_sites", "posterior", "site_units",
 ]  # fmt: skip
 
 Floats = NDArray[np.float64]
@@ -141,6 +141,15 @@ def khat_limit(draws: int) -> float:
     (0.5, 0.7)
     """
     return min(1 - 1 / math.log10(max(draws, 2)), 0.7)
+
+
+def site_units(schema: Schema) -> Literal["table", "encoded"]:
+    """Units in which a model's globals are stated: the table's own, or encoded.
+
+    "table" where the family sees no standardised column, as a `Pair` does.
+    """
+    native = all(c.native for c in schema.columns if c.real_like)
+    return "table" if native else "encoded"
 
 
 def guide_khat(model: Fitted, batch: Batch, draws: int | None = None) -> Floats:

@@ -27,7 +27,8 @@ __all__ = ["bend", "many"]
 
 #: draws of the globals a step of the loop, and where the function cannot be vectorised
 DRAWS, FEW = 64, 4
-#: fixed draws of the search, and its steps (benchmarks/guides.py --only shapes)
+#: fixed draws of the search, and its steps: what they reach is in benchmarks/guides.py --only
+#: shapes; on posteriors of more than two globals they have not been compared
 FIXED, STEPS = 1024, 300
 #: stands for a loss that is not finite
 FAR = 1e100
@@ -99,7 +100,7 @@ def bend(
     except NOT_VECTORISED:
         return
     weights = list(guide.bend.parameters())
-    parameters = [*weights, guide.loc, guide.log_scale, guide.lower]
+    parameters: list[Tensor] = [*weights, guide.loc, guide.log_scale, guide.lower]
     kept = [p.detach().clone() for p in parameters]
     _search(lambda: loss(noise), parameters, [UNIT] * len(weights) + [1.0] * 3)
     with torch.no_grad():

@@ -20,7 +20,8 @@ from torch.nn.utils import parametrize
 
 __all__ = ["UNIT", "Bend", "Joint", "draw", "noise_like", "push", "spread_noise"]
 
-#: chosen by ``benchmarks/guides.py --settings``: maps in a row, bins of a spline, hidden units
+#: maps in a row, bins of a spline, hidden units;
+#: ``benchmarks/guides.py --only settings`` compares them, not yet run since the search is L-BFGS
 LAYERS, BINS, HIDDEN = 1, 8, 32
 #: hidden units for each global at least
 UNITS = 4
@@ -29,7 +30,7 @@ UNIT = 0.02
 #: noise up to which a spline bends; beyond it goes on straight
 REACH = 5.0
 #: degrees of freedom of the noise: with normal tails a guide that is a little too narrow there
-#: has draws of unbounded weight, and k-hat rejects it (benchmarks/guides.py --only shapes)
+#: has draws of unbounded weight, and k-hat rejects it; no benchmark compares other degrees
 DOF = 10.0
 LOG_NORMAL = math.lgamma((DOF + 1) / 2) - math.lgamma(DOF / 2) - 0.5 * math.log(DOF * math.pi)
 

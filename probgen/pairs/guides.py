@@ -26,8 +26,9 @@ __all__ = ["GUIDES", "GlobalGuide", "GuideKind", "chosen"]
 #: guides of the globals by name; "auto" goes by their number
 GuideKind = Literal["auto", "mean_field", "multivariate", "flow"]
 GUIDES: tuple[str, ...] = get_args(GuideKind)
-#: globals up to which "auto" takes the multivariate guide: there it costs as much as the mean
-#: field, and finds the correlations (benchmarks/guides.py --cost)
+#: globals up to which "auto" takes the multivariate guide: there it costs 1.2 to 1.5 times the
+#: mean field and finds the correlations (benchmarks/guides.py --only cost); its k-hat of 500
+#: draws fails from about 20 on
 FEW = 50
 #: standard deviation of the guide at first, in those of the prior
 NARROW = 0.1

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from probgen.diagnostics.arviz import Groups, collect
-from probgen.diagnostics.posterior import kind
+from probgen.diagnostics.posterior import kind, site_units
 from probgen.errors import NotSupported, SchemaError, message
 from probgen.verbs.base import Asked
 
@@ -74,14 +74,13 @@ class Parameters(Asked):
                 "read the point estimate (of a Pair: params_), or fit a family with a posterior",
             ))  # fmt: skip
         groups = collect(model)
-        native = all(c.native for c in self.schema_.columns if c.real_like)
         rows: list[dict[str, Any]] = []
         for name, value in groups.data["posterior"].items():
             site = groups.attrs["posterior", name]["site"]
             # ArviZ needs another name where a dimension has this one; here nothing does
             rows += _rows(site if name == f"{site}_" else name, name, value, groups, interval)
         frame = pd.DataFrame(rows).set_index("name").rename_axis(None)
-        return frame.assign(units="table" if native else "encoded")
+        return frame.assign(units=site_units(self.schema_))
 
 
 def _rows(

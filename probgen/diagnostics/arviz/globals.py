@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probgen.diagnostics.arviz.groups import CHAINS, METHODS, TAKEN, Groups, safe
-from probgen.diagnostics.posterior import Fitted, Kind, posterior
+from probgen.diagnostics.posterior import Fitted, Kind, posterior, site_units
 from probgen.errors import FitError, message, warn
 from probgen.family import Draws, Family
 from probgen.queries.contraction import global_sites, traced
@@ -57,12 +57,7 @@ def _add_globals(groups: Groups, name: str, member: Family, chains: list[Draws])
         variable, dims, coords = _site(site, value, member)
         group[variable], groups.dims[variable] = value.numpy(), dims
         groups.coords |= coords
-        groups.attrs[name, variable] = {"site": site, "units": _units(member)}
-
-
-def _units(member: Family) -> str:
-    """Of the globals: those in which the model sees the columns."""
-    return "of the user's own model" if _is_own(member) else "encoded"
+        groups.attrs[name, variable] = {"site": site, "units": site_units(member.schema)}
 
 
 def _is_own(member: Family) -> bool:
