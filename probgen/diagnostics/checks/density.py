@@ -95,7 +95,8 @@ def gap(evidence: Evidence) -> Iterator[Finding]:
         return
     if evidence.in_sample:
         yield Finding(
-            name, "note", ("density",), "in sample: the table is the one that was fitted",
+            name, "unknown", ("density",), "in sample: the table is the one that was fitted, so "
+            "that overfitting cannot show",
             "keep rows apart, fit the others, and pass check(held_out, train=the others)",
         )  # fmt: skip
         return
