@@ -20,6 +20,7 @@ BENCHMARKS = {
     "encode": False,
     "intervals": False,
     "interval_coverage": False,
+    "check_rates": False,
     "conditionals": False,
     "false_discoveries": False,
     "events": False,
