@@ -118,6 +118,19 @@ def test_mean_field_of_overlapping_components_has_no_intervals():
     assert "too narrow" in str(report) and "gibbs" in str(report)
 
 
+@pytest.mark.parametrize("apart, verdict", [(1.5, "no"), (8.0, "yes")])
+def test_a_chain_over_components_that_share_rows_has_no_intervals(apart, verdict):
+    def rows(n, seed):
+        rng = np.random.default_rng(seed)
+        return pd.DataFrame({"x": rng.normal(size=n) + apart * rng.integers(2, size=n)})
+
+    train, held = rows(200, 0), rows(200, 1)
+    model = mixture(components=2, posterior="gibbs", draws=400).fit(train)
+    report = model.check(held, train=train)
+    assert report.density == "yes" and report.intervals == verdict, str(report)
+    assert (status(report, "overlap of components") == "ok") == (verdict == "yes")
+
+
 def test_mean_field_without_the_fitted_rows_is_unknown():
     model = mixture(components=1, posterior="mean_field").fit(line(100))
     report = model.check(line(100, seed=1))
