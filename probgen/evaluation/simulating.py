@@ -93,6 +93,12 @@ def _check(model: Density, simulations: int, rows: int | None) -> None:
             "parameters, and draws of their posterior",
             "judge it by held-out log density: score, check, or compare",
         ))  # fmt: skip
+    if kind(model) == "parts":
+        raise NotSupported(message(
+            f"a {type(model).__name__}, whose parts have a posterior each", "one prior, from "
+            "which tables can be generated, and its posterior",
+            "calibrate each part on its own",
+        ))  # fmt: skip
 
 
 @dataclass(frozen=True)
