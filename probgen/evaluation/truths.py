@@ -64,7 +64,7 @@ class Unwritable(Exception):
 
 @dataclass(frozen=True)
 class Truth:
-    """One draw of the globals, each (1, *shape), and a table that they generated."""
+    """One draw of the globals, each ``(1, *shape)``, and a table that they generated."""
 
     globals: Draws
     table: pd.DataFrame

@@ -318,7 +318,7 @@ class _Still:
 
 
 def noise_like(loc: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Noise (*shape, d) of independent Student's t."""
+    """Noise ``(*shape, d)`` of independent Student's t."""
     one = torch.tensor(DOF, dtype=loc.dtype, device=loc.device)
     return dist.StudentT(one).sample((*shape, *loc.shape))
 

@@ -33,7 +33,7 @@ def scoped_globals(program: Callable[[Batch], object], one: Batch, head: str) ->
     Returns
     -------
     Draws
-        One draw: by site, with `head`, values (1, *shape).
+        One draw: by site, with `head`, values ``(1, *shape)``.
     """
     with _Named(head), poutine.block(hide_fn=_of_rows):
         trace = poutine.trace(program).get_trace(replace(one, sites={}))
