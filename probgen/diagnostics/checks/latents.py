@@ -53,7 +53,7 @@ def components(evidence: Evidence) -> Iterator[Finding]:
             yield Finding(
                 f"empty {name}s", "note", ("density",),
                 f"{empty} of {len(held)} hold less than one of {len(rows)} rows",
-                "harmless to the density, whose prior emptied them; fewer are faster",
+                "harmless to the density; fewer are faster",
                 {"rows": held.tolist()},
             )  # fmt: skip
         else:

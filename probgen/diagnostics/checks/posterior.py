@@ -39,6 +39,12 @@ def intervals(evidence: Evidence) -> Iterator[Finding]:
         )  # fmt: skip
     elif source == "guide":
         yield from _guide(evidence, rows)
+    elif source == "parts":
+        yield Finding(
+            "posterior", "unknown", ("intervals",),
+            f"{len(posterior(model))} draws of each part from its own posterior, with weights "
+            "that are taken as known", "check each part on its own, parts_[name].check(...)",
+        )  # fmt: skip
     else:
         nuts = " of NUTS" if model.results_[0].engine == "nuts" else ""
         yield Finding(
