@@ -141,16 +141,25 @@ def _part(
     predictive: Predictive, value: Tensor, chains: int, batch: Batch, source: Kind
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log density of each row without it, its error and Pareto shape, (n,) each."""
-    log_weights = -value.nan_to_num(neginf=0.0)
+    impossible = value.isneginf()
+    known = value.masked_fill(impossible, 0.0)
+    log_weights = -known
     size = torch.ones(value.shape[1], dtype=torch.float64, device=value.device)
     if source == "guide":
-        log_p, log_q = guide_log_p_q(
-            predictive.members[0], predictive.draws[0], batch, value.nan_to_num(neginf=0.0)
-        )
+        log_p, log_q = guide_log_p_q(predictive.members[0], predictive.draws[0], batch, known)
         log_weights = log_weights + (log_p - log_q)[:, None]
+        # the posterior of the other rows has no mass where one of them is impossible; rows that
+        # are so at every draw are outside of the support, and tell nothing of the draws
+        some = (impossible & ~impossible.all(0) & (batch.weight > 0)).double()
+        others = some.sum(1, keepdim=True) - some
+        log_weights = log_weights.masked_fill(others > 0.5, -math.inf)
+        nowhere = log_weights.isneginf().all(0)
+        log_weights = log_weights.masked_fill(nowhere, 0.0)
     else:
         size = _efficiency(value, chains)
     weights, khat = smoothed(log_weights, float(size.mean()))
+    if source == "guide":
+        khat = khat.masked_fill(nowhere, math.inf)  # no draw stands for the posterior
     elpd = torch.logsumexp(weights + value, 0)
     gap = torch.where(elpd.isinf(), torch.zeros_like(value), torch.expm1(value - elpd))
     error = ((weights.exp() * gap).square().sum(0) / size).sqrt()

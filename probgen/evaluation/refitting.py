@@ -18,6 +18,7 @@ from probgen.diagnostics.posterior import kind
 from probgen.errors import ApproximationWarning, DataWarning, NotSupported, SchemaError, message
 from probgen.errors import warn as say
 from probgen.evaluation.loo import leave_one_out, summed
+from probgen.nuts import NUTS
 from probgen.table import encode, to_frame
 
 __all__ = ["loo"]
@@ -115,12 +116,15 @@ def _without(model: Any, frame: pd.DataFrame, weight: Floats, rows: Any) -> tupl
         schema=schema, columns=None, random_state=model.result_.seed if seed is None else seed
     )
     names = [column.name for column in schema.columns if column.role == "context"]
-    given = {"given": names} if names else {}
+    how: dict[str, Any] = {"given": names} if names else {}
+    if model.result_.engine == "nuts":  # as it was fitted, not by its guide
+        chain = model.result_.chain
+        how["inference"] = NUTS(warmup=int(chain["warmup"]), steps=int(chain["steps"]))
     keep = weight > 0
     whole = bool((weight[keep] == 1).all())
     with warnings.catch_warnings():  # said when the model was fitted
         for category in (DataWarning, ConvergenceWarning):
             warnings.simplefilter("ignore", category)
-        own.fit(frame[keep], sample_weight=None if whole else weight[keep], **given)
+        own.fit(frame[keep], sample_weight=None if whole else weight[keep], **how)
         found = own.log_prob(frame.iloc[rows], details=True)
     return found["log_prob"].to_numpy(), found["se"].to_numpy()
