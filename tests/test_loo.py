@@ -1,6 +1,8 @@
 """Leave-one-out: against closed forms, refits and ArviZ's own."""
 
+import importlib
 import math
+import types
 import warnings
 
 import numpy as np
@@ -13,6 +15,7 @@ from sklearn.base import clone
 from sklearn.model_selection import KFold
 
 import probgen as pg
+from probgen.batch import Batch
 from probgen.evaluation import Loo
 from probgen.queries.pareto import pareto_k, smoothed
 from tests.trusted import Factors, Means, line, mixture, quietly
@@ -276,3 +279,24 @@ def test_too_many_numbers_are_refused(small, monkeypatch):
     monkeypatch.setattr(module, "MOST", 100)
     with pytest.raises(pg.SchemaError, match="15 rows at 1000 draws.*draws=6"):
         small[1].loo(small[0])
+
+
+def test_draws_at_which_another_row_is_impossible_have_no_weight(monkeypatch):
+    """Rows uniform on (0, t): a draw t below the largest other row is no draw of the posterior."""
+    module = importlib.import_module("probgen.evaluation.loo")
+    t = torch.linspace(0.5, 3.0, 400, dtype=torch.float64)  # of a flat guide, under a flat prior
+    x = torch.tensor([0.4, 1.0, 1.8], dtype=torch.float64)
+    value = torch.where(x < t[:, None], -t[:, None].log(), -torch.inf)
+    rows = Batch.of(x[:, None])
+
+    def log_p_q(_member, _draws, _batch, likelihood):
+        return likelihood.sum(1), torch.zeros_like(t)
+
+    monkeypatch.setattr(module, "guide_log_p_q", log_p_q)
+    part = types.SimpleNamespace(members=[None], draws=[None])
+    elpd, _, _ = module._part(part, value, 1, rows, "guide")
+    for i in range(3):
+        above = t > max(x[j] for j in range(3) if j != i)  # the posterior of the others, exactly
+        weight = (t**-2.0)[above] / (t**-2.0)[above].sum()
+        expected = (weight * value[above, i].exp()).sum().log()
+        torch.testing.assert_close(elpd[i], expected, rtol=0.0, atol=0.01)
