@@ -91,11 +91,12 @@ def refitted(
     weight: Floats | None,
     given: Sequence[Hashable],
     seed: int,
+    **how: Any,
 ) -> Density:
     """A clone fitted to some rows, with the columns described as in the whole table.
 
     A family that conditions on columns gets `given` as context; any other models them too.
-    An estimator without a seed of its own gets this one.
+    An estimator without a seed of its own gets this one. `how` goes to `fit`.
     """
     own = clone(estimator)
     context = list(given) if own.family.takes_context else []
@@ -104,7 +105,7 @@ def refitted(
         own.set_params(random_state=seed % 2**31)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)  # said of the whole table, not fold by fold
-        return own.fit(frame, sample_weight=weight, given=context)
+        return own.fit(frame, sample_weight=weight, given=context, **how)
 
 
 def folded(

@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import KFold
 
 from probgen.diagnostics.loo import BAD_KHAT, Loo
 from probgen.diagnostics.posterior import kind
 from probgen.errors import ApproximationWarning, DataWarning, NotSupported, SchemaError, message
 from probgen.errors import warn as say
+from probgen.evaluation.folds import assign_folds, refitted
 from probgen.evaluation.loo import leave_one_out, summed
 from probgen.nuts import NUTS
 from probgen.table import encode, to_frame
@@ -89,13 +88,11 @@ def _by_folds(
     model: Any, frame: pd.DataFrame, folds: int, weight: Floats | None, ones: Floats
 ) -> Loo:
     n = len(frame)
-    if folds < 2 or n < 3:
-        raise SchemaError(message(
-            f"folds={folds} for {n} rows", "2 folds or more, and rows for them", "change folds"
-        ))  # fmt: skip
     folds = min(folds, n)
     elpd, se = np.full(n, math.nan), np.full(n, math.nan)
-    for _, test in KFold(folds, shuffle=True, random_state=0).split(frame):
+    fold = assign_folds(frame, model.schema_, folds, 0)
+    for number in range(folds):
+        test = np.flatnonzero(fold == number)
         own = ones.copy()
         own[test] = 0.0
         elpd[test], se[test] = _without(model, frame, own, test)
@@ -110,13 +107,9 @@ def _by_folds(
 
 def _without(model: Any, frame: pd.DataFrame, weight: Floats, rows: Any) -> tuple[Floats, Floats]:
     """Log density of rows, and its error, under a clone fitted to the others by `weight`."""
-    schema = model.schema_
     seed = getattr(model, "seed_", None)
-    own = clone(model).set_params(
-        schema=schema, columns=None, random_state=model.result_.seed if seed is None else seed
-    )
-    names = [column.name for column in schema.columns if column.role == "context"]
-    how: dict[str, Any] = {"given": names} if names else {}
+    context = [column.name for column in model.schema_.columns if column.role == "context"]
+    how: dict[str, Any] = {}
     if model.result_.engine == "nuts":  # as it was fitted, not by its guide
         chain = model.result_.chain
         how["inference"] = NUTS(warmup=int(chain["warmup"]), steps=int(chain["steps"]))
@@ -125,6 +118,9 @@ def _without(model: Any, frame: pd.DataFrame, weight: Floats, rows: Any) -> tupl
     with warnings.catch_warnings():  # said when the model was fitted
         for category in (DataWarning, ConvergenceWarning):
             warnings.simplefilter("ignore", category)
-        own.fit(frame[keep], sample_weight=None if whole else weight[keep], **how)
+        own = refitted(
+            model, model.schema_, frame[keep], None if whole else weight[keep], context,
+            model.result_.seed if seed is None else seed, **how,
+        )  # fmt: skip
         found = own.log_prob(frame.iloc[rows], details=True)
     return found["log_prob"].to_numpy(), found["se"].to_numpy()
