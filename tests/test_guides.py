@@ -226,3 +226,16 @@ def test_parameters_of_other_families():
         pg.StudentT(random_state=0).fit(table[["bill_length_mm"]]).parameters()
     with pytest.raises(pg.SchemaError, match="interval=1.5"):
         model.parameters(1.5)
+
+
+def test_a_flow_that_cannot_be_bent_says_so():
+    def branching(batch):
+        a = pyro.sample("a", dist.Normal(0.0, 1.0))
+        loc = a if a > 0 else 2 * a
+        with batch.rows():
+            pyro.sample("y", dist.Normal(loc, 1.0), obs=batch["y"])
+
+    table = pd.DataFrame({"y": np.random.default_rng(0).normal(1.0, 1.0, 30)})
+    model = pg.Pair(branching, guide="flow", max_epochs=3, draws=10, random_state=0)
+    with pytest.warns(pg.ApproximationWarning, match="guide='multivariate'"):
+        model.fit(table)

@@ -18,6 +18,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from probgen.batch import Batch
+from probgen.errors import ApproximationWarning, message, warn
 from probgen.family import Family
 from probgen.pairs.flow import UNIT, draw, noise_like, push, spread_noise
 from probgen.pairs.guides import GlobalGuide
@@ -97,7 +98,13 @@ def bend(
     try:
         with torch.no_grad():
             before = float(loss(others))
-    except NOT_VECTORISED:
+    except NOT_VECTORISED as error:
+        warn(message(
+            "a function that torch cannot run at many draws of its globals at once "
+            f"({str(error).splitlines()[0] if str(error) else type(error).__name__})",
+            "a function of tensors, without a branch on a value, for guide='flow'",
+            "rewrite it, or take guide='multivariate', to which this flow stays close",
+        ), ApproximationWarning)  # fmt: skip
         return
     weights = list(guide.bend.parameters())
     parameters: list[Tensor] = [*weights, guide.loc, guide.log_scale, guide.lower]

@@ -120,5 +120,6 @@ def _over_contexts(
     by_draw = np.concatenate(parts, axis=1)
     if level is None or len(by_draw) < 2:
         return Heights(by_draw.mean(0))
-    lower, upper = np.quantile(by_draw, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    ends = [(1 - level) / 2, (1 + level) / 2]
+    lower, upper = np.quantile(by_draw, ends, axis=0, method="weibull")  # as `log_prob` does
     return Heights(by_draw.mean(0), lower, upper)
