@@ -16,8 +16,9 @@ from torch import Tensor
 
 import probgen as pg
 from probgen.batch import Batch
+from probgen.diagnostics.checks.statistics import holm
 from probgen.evaluation import Simulations
-from probgen.evaluation.ranks import ecdf_band, holm, judge, needed, seen_with
+from probgen.evaluation.ranks import ecdf_band, judge, needed, seen_with
 from probgen.evaluation.simulating import _rank
 from probgen.evaluation.truths import Tables, simulated_schema
 from probgen.family import Draws, Family

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-__all__ = ["LEVEL", "Judged", "Verdict", "ecdf_band", "holm", "judge", "needed", "seen_with"]
+__all__ = ["LEVEL", "Judged", "Verdict", "ecdf_band", "judge", "needed", "seen_with"]
 
 Floats = NDArray[np.float64]
 Verdict = Literal["ok", "biased", "over-dispersed", "under-dispersed"]
@@ -174,19 +174,6 @@ def ecdf_band(simulations: int, draws: int, level: float = 0.95) -> tuple[Floats
     lower = stats.binom.ppf(tail, simulations, place) / simulations
     upper = stats.binom.ppf(1 - tail, simulations, place) / simulations
     return place, lower, upper
-
-
-def holm(p: Floats) -> Floats:
-    """p-values (Q,) controlled for their number, whatever their dependence (Holm 1979).
-
-    >>> holm(np.array([0.01, 0.04, 0.03])).round(6).tolist()
-    [0.03, 0.06, 0.06]
-    """
-    order = np.argsort(p, kind="stable")
-    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    out = np.empty(len(p))
-    out[order] = np.minimum(stepped, 1.0)
-    return out
 
 
 def _effect(bias: float, spread: float) -> float:

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from probgen.evaluation.ranks import LEVEL, Judged, ecdf_band, holm, judge, needed, seen_with
+from probgen.diagnostics.checks.statistics import holm
+from probgen.evaluation.ranks import LEVEL, Judged, ecdf_band, judge, needed, seen_with
 
 __all__ = ["NOMINAL", "Simulations"]
 
