@@ -134,7 +134,7 @@ def test_minibatched_updates_follow_robbins_and_monro():
 def test_a_good_start_stays_the_best_state():
     """Where every step away is a loss on held-out rows, the fit ends where it began."""
     family = NormalMixture(1, 1)
-    held = Batch.of(blobs(40, 1) + 50.0)
+    held = Batch.of(blobs(40, 1).float() + 50.0)
     with torch.no_grad():
         family.loc.fill_(50.0)
     loc, before = family.loc.item(), float(-family.row_log_prob(held.x).mean())
