@@ -136,7 +136,8 @@ def test_a_good_start_stays_the_best_state():
     family = NormalMixture(1, 1)
     held = Batch.of(blobs(40, 1).float() + 50.0)
     with torch.no_grad():
-        family.loc.fill_(50.0)
+        family.loc.fill_(held.x.mean())
+        family.log_scale.fill_(held.x.std().log())
     loc, before = family.loc.item(), float(-family.row_log_prob(held.x).mean())
     result = fit(family, Batch.of(blobs(40, 1)), SHORT, held, start=False, warn=False)
     assert family.loc.item() == loc and min(result.validation) > before
