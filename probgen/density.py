@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -42,7 +42,10 @@ from probgen.table import Encoded, encode
 from probgen.training import FitResult, Training, resolve_device
 from probgen.verbs import Verbs
 
-__all__ = ["Density"]
+__all__ = ["Density", "Fits"]
+
+#: a family a restart, and what happened in its fit
+Fits: TypeAlias = list[tuple[Family, FitResult]]
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -192,7 +195,7 @@ class Density(Verbs, DensityMixin, BaseEstimator):
         held = None
         if self.validation:
             batch, held = split(batch, self.validation, torch.Generator().manual_seed(seeds[1]))
-        fits = fit_starts(lambda: self._make(schema).to(device), batch, training, held)
+        fits = self._fits(lambda: self._make(schema).to(device), batch, training, held)
         if sampler is not None:
             fits = self._sampled(fits, batch, sampler)
         self._install(schema, fits)
@@ -201,9 +204,13 @@ class Density(Verbs, DensityMixin, BaseEstimator):
         self.seed_ = training.random_state
         return self
 
-    def _sampled(
-        self, fits: list[tuple[Family, FitResult]], batch: Batch, sampler: NUTS
-    ) -> list[tuple[Family, FitResult]]:
+    def _fits(
+        self, make: Callable[[], Family], batch: Batch, training: Training, held: Batch | None
+    ) -> Fits:
+        """The fitted families with what happened, one a restart."""
+        return fit_starts(make, batch, training, held)
+
+    def _sampled(self, fits: Fits, batch: Batch, sampler: NUTS) -> Fits:
         """The same members, with the draws of a chain in place of those of the guide."""
         settings = replace(sampler, steps=max(sampler.steps, self.draws))
         families = [family for family, _ in fits]
@@ -220,7 +227,7 @@ class Density(Verbs, DensityMixin, BaseEstimator):
         members = self.__dict__.get("members_")
         return members[0] if members else self.family
 
-    def _install(self, schema: Schema, fits: list[tuple[Family, FitResult]]) -> None:
+    def _install(self, schema: Schema, fits: Fits) -> None:
         """Learned attributes from fitted members."""
         self.schema_ = schema
         self.members_ = [family for family, _ in fits]

@@ -105,10 +105,12 @@ def held_out(family: Family, batch: Batch, engine: Engine | None) -> float:
 
 
 class _Adam:
-    """Adam on some parameters with gradient clipping, in as few kernels as torch allows."""
+    """Adam with gradient clipping and weight decay, in as few kernels as torch allows."""
 
-    def __init__(self, parameters: list[nn.Parameter], rate: float, clip: float | None) -> None:
-        self.parameters, self.clip = parameters, clip
+    def __init__(self, parameters: list[nn.Parameter], rate: float, training: Training) -> None:
+        self.parameters, self.clip = parameters, training.gradient_clip
+        self.decay = training.weight_decay
+        self.decayed: list[Tensor] = [p for p in parameters if p.dim() > 1 and self.decay]
         fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
         self.optimiser = torch.optim.Adam(parameters, lr=rate, fused=fused) if parameters else None
 
@@ -123,6 +125,9 @@ class _Adam:
             torch._foreach_mul_(present, (self.clip / norm).clamp(max=1.0))
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
+        if self.decayed:
+            with torch.no_grad():
+                torch._foreach_mul_(self.decayed, 1 - rate * self.decay)
         self.optimiser.param_groups[0]["lr"] = rate
         self.optimiser.step()
         for parameter in self.parameters:
@@ -195,7 +200,7 @@ class Gradients(_Sliced):
         self.chosen = choose_engine(family, batch, steps, training)
         self.engine = self.chosen.name
         self.parameters = [p for p in family.parameters() if p.requires_grad]
-        self.adam = _Adam(self.parameters, self.rate, training.gradient_clip)
+        self.adam = _Adam(self.parameters, self.rate, training)
 
     def epoch(self, generator: torch.Generator) -> Iterator[Tensor]:
         for rows in self.slices(generator):
@@ -254,8 +259,7 @@ class Objectives(_Sliced):
             )
         self.family, self.rate, self.step = family, training.learning_rate, 0
         self.objectives = family.objectives()
-        clip = training.gradient_clip
-        self.adams = [_Adam(list(o.parameters), self.rate, clip) for o in self.objectives]
+        self.adams = [_Adam(list(o.parameters), self.rate, training) for o in self.objectives]
 
     def epoch(self, generator: torch.Generator) -> Iterator[Tensor]:
         for rows in self.slices(generator):

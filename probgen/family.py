@@ -72,6 +72,8 @@ class Family(nn.Module):
     def __init__(self, schema: Schema) -> None:
         super().__init__()
         self.schema = schema
+        #: sd of the noise that a network adds to real cells while it trains, encoded units
+        self.noise = 0.0
         #: posterior draws of the globals that a sampler found (S, ...), in place of the guide's
         self.sampled: Draws = {}
 

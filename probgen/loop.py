@@ -192,6 +192,8 @@ class Loop:
         small = not self.family.updates and self.result.batch_size <= ONE_THREAD
         with bar, threads(1 if small else None), _interruptible() as interrupted:
             try:
+                if not result.epochs:
+                    self._score_start()
                 while not reason:
                     if result.epochs >= training.max_epochs:
                         reason = "max_epochs reached"
@@ -281,6 +283,15 @@ class Loop:
         if math.isnan(score):
             raise _NonFinite
         return score
+
+    def _score_start(self) -> None:
+        """A good start may stay the best state: of few rows, a network learns only noise."""
+        try:
+            score = self._score()
+        except _NonFinite:
+            return
+        if score is not None and math.isfinite(score):
+            self.best_score = score
 
     def _set_rate(self) -> None:
         rate = self.base_rate * self.factor

@@ -32,6 +32,9 @@ class Training:
     batch_size : int or None
         Rows a step. None: all rows for updates; for gradients a power of two near n / 32,
         from 32 to 1,024.
+    weight_decay : float
+        Share of a parameter of two or more dims that is taken off in a step of Adam, in units
+        of the rate (decoupled: Loshchilov and Hutter 2019).
     gradient_clip : float or None
         Largest norm of the gradient of the loss a row; None: no limit.
     schedule : {"plateau", "cosine", "constant"}
@@ -64,6 +67,7 @@ class Training:
     validation: float = 0.1
     learning_rate: float = 1e-2
     batch_size: int | None = None
+    weight_decay: float = 0.0
     gradient_clip: float | None = 10.0
     schedule: Literal["plateau", "cosine", "constant"] = "plateau"
     starts: int = 1
@@ -87,6 +91,7 @@ class Training:
         for name in ("learning_rate", "delay", "gradient_clip"):
             value = getattr(self, name)
             _require(name, value, value is None or 0 < value < math.inf, "a positive number")
+        _require("weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "0 or more")
         _require("tolerance", self.tolerance, self.tolerance >= 0, "0 or more")
         _require("validation", self.validation, 0 <= self.validation < 1, "0 <= share < 1")
         _require("kappa", self.kappa, 0.5 < self.kappa <= 1, "0.5 < kappa <= 1")
@@ -128,6 +133,8 @@ class FitResult:
         The rate when training stopped.
     retries : int
         How often a non-finite loss halved the rate.
+    noise : float
+        Standard deviation of the noise that a network trained with, encoded units.
     chain : dict
         Of ``inference="nuts"``: warmup, steps, divergences, acceptance, step_size, and over all
         chains and globals the largest rhat and the smallest ess.
@@ -145,6 +152,7 @@ class FitResult:
     batch_size: int = 0
     learning_rate: float = 0.0
     retries: int = 0
+    noise: float = 0.0
     chain: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,0 +1,6 @@
+"""The estimators: one dataclass a family, whose fields are its settings."""
+
+from probgen.estimators.mixtures import GaussianMixture, Independent, StudentT
+from probgen.estimators.pair import Pair
+
+__all__ = ["GaussianMixture", "Independent", "Pair", "StudentT"]
