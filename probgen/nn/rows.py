@@ -23,6 +23,9 @@ from probgen.nn.heads import Heads
 
 __all__ = ["RowNetwork", "places", "seen_first", "tied_order"]
 
+#: rows of equal holes, on average, from which on they are drawn pattern by pattern
+ALIKE = 16
+
 
 def tied_order(slots: Sequence[Slot], noise: Tensor) -> Tensor:
     """Orders (..., m) of the slots by one number a column, noise (..., columns).
@@ -31,7 +34,7 @@ def tied_order(slots: Sequence[Slot], noise: Tensor) -> Tensor:
     """
     names = sorted({slot.column for slot in slots})
     of = torch.tensor([names.index(slot.column) for slot in slots], device=noise.device)
-    return noise[..., of].argsort(-1, stable=True)
+    return noise[..., of].argsort(dim=-1, stable=True)
 
 
 def places(order: Tensor) -> Tensor:
@@ -41,7 +44,7 @@ def places(order: Tensor) -> Tensor:
 
 def seen_first(order: Tensor, seen: Tensor) -> Tensor:
     """Places (n, m) of the slots of rows whose seen slots come first, then in `order` (m,)."""
-    moved = order[(~seen[:, order]).to(torch.uint8).argsort(-1, stable=True)]
+    moved = order[(~seen[:, order]).to(torch.uint8).argsort(dim=-1, stable=True)]
     return moved.argsort(-1)
 
 
@@ -234,9 +237,14 @@ class RowNetwork(nn.Module):
         open_ = ~seen & ~self._settled(x, seen)
         if not len(x) or not bool(open_.any()):
             return x
-        if bool((seen == seen[:1]).all()):
-            return self._draw_alike(x, seen, order, context, generator)
-        return self._draw_apart(x, seen, order, context, generator)
+        patterns, which = torch.unique(seen, dim=0, return_inverse=True)
+        if len(patterns) > 1 and len(patterns) * ALIKE > len(x):
+            return self._draw_apart(x, seen, order, context, generator)
+        for number in range(len(patterns)):
+            at = (which == number).nonzero()[:, 0]
+            part = None if context is None else context[at]
+            x[at] = self._draw_alike(x[at], seen[at], order, part, generator)
+        return x
 
     def _settled(self, x: Tensor, seen: Tensor) -> Tensor:
         """Numbers (n, m) that are no question, as their column is seen to hold an atom."""
@@ -259,7 +267,7 @@ class RowNetwork(nn.Module):
     ) -> Tensor:
         """Rows seen in the same slots: units enter by their degree, each once."""
         atoms = self._atoms()
-        turn = order[(~seen[0, order]).to(torch.uint8).argsort(stable=True)].tolist()
+        turn = order[(~seen[0, order]).to(torch.uint8).argsort(dim=-1, stable=True)].tolist()
         entered = self.first_bias.expand(len(x), -1).clone()
         if self.given is not None and context is not None:
             entered += linear(context.to(entered.dtype), self.given)
