@@ -1,6 +1,7 @@
 """The estimators: one dataclass a family, whose fields are its settings."""
 
+from probgen.estimators.autoregressive import Autoregressive
 from probgen.estimators.mixtures import GaussianMixture, Independent, StudentT
 from probgen.estimators.pair import Pair
 
-__all__ = ["GaussianMixture", "Independent", "Pair", "StudentT"]
+__all__ = ["Autoregressive", "GaussianMixture", "Independent", "Pair", "StudentT"]
