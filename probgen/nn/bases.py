@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from probgen.likelihoods import Components
 from probgen.normals import cholesky
 
 __all__ = ["Base", "BaseKind", "MixtureBase", "NormalBase", "StudentBase"]
@@ -22,6 +23,8 @@ HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 START, LEAST = 10.0, 1.0
 #: degrees of freedom from which on a t is started as a normal
 MOST = 10_000.0
+#: log weight of a component that there is nothing for
+NEVER = -20.0
 
 
 class NormalBase(nn.Module):
@@ -113,14 +116,18 @@ class MixtureBase(nn.Module):
         self.register_buffer("mask", mask, persistent=False)
 
     @torch.no_grad()
-    def set(self, logits: Tensor, mean: Tensor, precision: Tensor, dof: Tensor) -> None:
-        """Take over the parameters of k t with the inverses `precision` of scale matrices."""
-        root = cholesky(precision.flip(-1, -2)).mT.flip(-1, -2)  # root' root = precision
-        self.logits.copy_(logits)
-        self.mean.copy_(mean)
-        self.lower.copy_(root.tril(-1))
-        self.log_diagonal.copy_(root.diagonal(dim1=-2, dim2=-1).log())
-        self.log_dof.copy_((dof.clamp(LEAST + 0.5, MOST) - LEAST).log())
+    def set(self, components: Components) -> None:
+        """Start as a mixture of k components at most; the rest keep next to no weight."""
+        kernel = components.kernel
+        assert kernel is not None and kernel.dof is not None  # t of some real slots
+        k = len(components.log_weights)
+        root = cholesky(kernel.precision.flip(-1, -2)).mT.flip(-1, -2)  # root' root = precision
+        self.logits.fill_(NEVER)
+        self.logits[:k] = components.log_weights.to(self.logits)
+        self.mean[:k] = kernel.mean.to(self.mean)
+        self.lower[:k] = root.tril(-1).to(self.lower)
+        self.log_diagonal[:k] = root.diagonal(dim1=-2, dim2=-1).log().to(self.mean)
+        self.log_dof[:k] = (kernel.dof.clamp(LEAST + 0.5, MOST) - LEAST).log().to(self.mean)
 
     def factor(self) -> Tensor:
         """W (k, d, d)."""

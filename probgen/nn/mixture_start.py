@@ -113,14 +113,15 @@ class StartMixture:
         """Expected weights, Student's t, expected weights of leaves."""
         return self._components(expected=False)
 
-    def complete(self, x: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """x (n, m) with hidden cells drawn given the seen ones, and log q (n,) of these.
+    def complete(self, x: Tensor, seen: Tensor) -> Tensor:
+        """x (n, m) with unseen cells drawn given the seen ones, by torch's global generator."""
+        generator = torch.Generator(x.device).manual_seed(int(torch.randint(2**62, ())))
+        return self.rows.complete(x.double(), seen, self.predictive(), generator)
 
-        Randomness: torch's global generator.
-        """
-        seed = int(torch.randint(2**62, ()))
-        generator = torch.Generator(x.device).manual_seed(seed)
-        own = self.predictive()
-        full = self.rows.complete(x.double(), seen, own, generator)
-        whole = self.rows.log_rows(full, torch.ones_like(seen), own)
-        return full, whole - self.rows.log_rows(x.double(), seen, own)
+    def log_rows(self, x: Tensor, seen: Tensor) -> Tensor:
+        """Log density (n,) of the seen cells of each row."""
+        return self.rows.log_rows(x.double(), seen, self.predictive())
+
+    def shares(self, x: Tensor, seen: Tensor) -> Tensor:
+        """p(component | seen cells) of each row (n, k)."""
+        return self.rows.responsibilities(x.double(), seen, self.predictive())
