@@ -13,7 +13,7 @@ from probgen.errors import (
     ProbgenError,
     SchemaError,
 )
-from probgen.estimators import Autoregressive, GaussianMixture, Independent, Pair, StudentT
+from probgen.estimators import Autoregressive, Flow, GaussianMixture, Independent, Pair, StudentT
 from probgen.evaluation import Comparison, SklearnDensity, Stack, compare
 from probgen.nuts import NUTS
 from probgen.outliers import OutlierDetector
@@ -34,6 +34,7 @@ __all__ = [
     "DataWarning",
     "Density",
     "FitError",
+    "Flow",
     "GaussianMixture",
     "Independent",
     "ModelFileError",

@@ -317,6 +317,11 @@ class Density(Verbs, DensityMixin, BaseEstimator):
         ]
         return self._with(draws)
 
+    @property
+    def _rival(self) -> Callable[[pd.DataFrame], Callable[[pd.DataFrame], np.ndarray]] | None:
+        """Fits a cheaper density to rows, which `check` compares with; None where none is."""
+        return None
+
     def _forget(self, state: dict[str, Any]) -> dict[str, Any]:
         """Drop what follows from what was learned."""
         for name in ("_with_draws", "_companion"):

@@ -16,6 +16,7 @@ from sklearn.neighbors import KernelDensity
 from probgen import (
     Autoregressive,
     Density,
+    Flow,
     GaussianMixture,
     Independent,
     Pair,
@@ -40,6 +41,14 @@ def _stack(**parts: Callable[[], Density]) -> Callable[[], Density]:
     return lambda: Stack(
         {name: make() for name, make in parts.items()}, folds=2, draws=20, random_state=0
     )
+
+
+def _flow(**settings: object) -> Callable[[], Density]:
+    fast = {
+        "transforms": 2, "hidden": (16, 16), "bins": 4, "components": 3, "max_epochs": 5,
+        "noise": 0.0, "compile": False, "random_state": 0,
+    }  # fmt: skip
+    return lambda: Flow(**{**fast, **settings})
 
 
 def _numbers() -> pd.DataFrame:
@@ -70,6 +79,8 @@ REGISTRY: dict[str, Callable[[], Density]] = {
         t=lambda: StudentT(max_epochs=100, random_state=0),
         wide=_mixture(components=2, starts=1, restarts=2),
     ),
+    "flow": _flow(),
+    "flow-coupling": _flow(kind="coupling", base="student", dropout=0.1, noise=0.05),
     "sklearn": lambda: SklearnDensity(KernelDensity(bandwidth=0.5), random_state=0),
     "pair-hierarchical": _pair(pairs.hierarchical),
     "pair-zero-inflated": _pair(pairs.zero_inflated),

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.utils.validation import check_is_fitted
 
 from probgen.batch import Batch
 from probgen.density import Density, Fits
-from probgen.errors import NotSupported, SchemaError, message
+from probgen.errors import DataWarning, NotSupported, SchemaError, message
+from probgen.estimators.mixtures import GaussianMixture
 from probgen.family import Family
 from probgen.fitting import fit_starts
+from probgen.schema import Schema
 from probgen.session import spawn_seeds
 from probgen.table import Encoded
 from probgen.training import Training
@@ -129,6 +133,35 @@ class NetworkDensity(Density):
         if self.noise != "auto":
             return (float(self.noise),)
         return NOISES if held is not None and len(batch) <= FEW_ROWS else (0.0,)
+
+    @property
+    def _rival(self) -> Callable[[pd.DataFrame], Callable[[pd.DataFrame], np.ndarray]]:
+        """A mixture of the same rows, of which context is the condition."""
+        context = [c.name for c in self.schema_.columns if c.role == "context"]
+        schema = Schema(tuple(
+            replace(c, role="modelled") if c.role == "context" else c
+            for c in self.schema_.standard().columns
+        ))  # fmt: skip
+        names = list(schema.names)
+
+        def fit(rows: pd.DataFrame) -> Callable[[pd.DataFrame], np.ndarray]:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DataWarning)  # said when the model was fitted
+                few = min(GaussianMixture.components, len(rows[names].drop_duplicates()))
+                mixture = GaussianMixture(few, schema=schema, random_state=0, draws=0)
+                mixture.fit(rows[names])
+            rest = [name for name in names if name not in context]
+
+            def score(table: pd.DataFrame) -> np.ndarray:
+                given = table[context] if context else None
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", DataWarning)
+                    found = mixture.log_prob(table[rest], given=given, unseen="rare")
+                return found.to_numpy()
+
+            return score
+
+        return fit
 
     def _check(self, encoded: Encoded) -> None:
         for name in ("weight_decay", "dropout", "noise"):

@@ -16,7 +16,7 @@ from probgen.family import Draws, Family
 from probgen.queries.companion import Companion, keyed_proposals
 from probgen.queries.contraction import row_log_weights, survey
 from probgen.queries.draws import Predictive, count_draws, keyed, log_mean_exp, one_draw, tile
-from probgen.queries.hidden import holes, slots_of
+from probgen.queries.hidden import holes, scores_whole_rows, slots_of
 from probgen.queries.pareto import pareto_k
 from probgen.session import guarded
 
@@ -125,7 +125,7 @@ def log_prob(
     Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto smoothed importance sampling.
     """
     predictive = predictive.at_point(batch) if plugin else predictive
-    if any(member.holes == "refuse" for member in predictive.members):
+    if any(scores_whole_rows(member) for member in predictive.members):
         hidden = holes(batch, slots_of(predictive.members[0])).any(1)
         if bool(hidden.any()):
             return _with_holes(predictive, batch, hidden, particles)

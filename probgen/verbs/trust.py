@@ -69,7 +69,7 @@ class Trust(Asked):
                 floor = Independent(schema=schema, random_state=0, draws=0)
                 return floor.fit(rows[list(schema.names)])
 
-        return check(self._density, table, train, fit_floor)
+        return check(self._density, table, train, fit_floor, self._density._rival)
 
     def to_arviz(self, table: Any = None, column: Hashable | None = None) -> Any:
         """The model as ArviZ groups, with those of the rows if `table`, the fitted rows, is given.

@@ -6,8 +6,8 @@ from typing import Any
 
 from probgen.diagnostics.checks.convergence import convergence, restarts
 from probgen.diagnostics.checks.coverage import coverage
-from probgen.diagnostics.checks.density import floor, gap, support
-from probgen.diagnostics.checks.evidence import ROWS, Evidence, Floor, score, some
+from probgen.diagnostics.checks.density import floor, gap, rival, support
+from probgen.diagnostics.checks.evidence import ROWS, Evidence, Floor, Rival, score, some
 from probgen.diagnostics.checks.latents import collapsed, components
 from probgen.diagnostics.checks.posterior import intervals
 from probgen.diagnostics.checks.predictive import columns, pairs, uniform
@@ -20,11 +20,15 @@ from probgen.table import encode, to_frame
 __all__ = ["check"]
 
 #: looked at where there are rows to judge by, in the order of the report
-OF_ROWS = (support, floor, gap, columns, pairs, uniform, coverage)
+OF_ROWS = (support, floor, rival, gap, columns, pairs, uniform, coverage)
 
 
 def check(
-    model: Fitted, table: Any = None, train: Any = None, fit_floor: Floor | None = None
+    model: Fitted,
+    table: Any = None,
+    train: Any = None,
+    fit_floor: Floor | None = None,
+    fit_rival: Rival | None = None,
 ) -> Report:
     """Findings about a fitted model.
 
@@ -39,6 +43,8 @@ def check(
         The rows that the model was fitted to.
     fit_floor : callable, optional
         Fits a model of independent columns that shares the schema to given rows.
+    fit_rival : callable, optional
+        Fits a mixture to given rows and returns what scores others by it, for networks.
 
     Returns
     -------
@@ -49,7 +55,7 @@ def check(
     -----
     Draws of the model are seeded: two calls give the same report.
     """
-    evidence = _evidence(model, table, train, fit_floor)
+    evidence = _evidence(model, table, train, fit_floor, fit_rival)
     findings = list(convergence(evidence))
     if evidence.seen is None or not len(evidence.seen):
         findings.append(Finding(
@@ -67,7 +73,9 @@ def check(
     return Report(tuple(findings))
 
 
-def _evidence(model: Fitted, table: Any, train: Any, fit_floor: Floor | None) -> Evidence:
+def _evidence(
+    model: Fitted, table: Any, train: Any, fit_floor: Floor | None, fit_rival: Rival | None
+) -> Evidence:
     """The rows, and whether they are those of the fit, by their content."""
     fitted: FittedRows | None = getattr(model, "fitted_rows_", None)
     names = model.schema_.names
@@ -88,6 +96,7 @@ def _evidence(model: Fitted, table: Any, train: Any, fit_floor: Floor | None) ->
     return Evidence(
         model, scored, learned, rows if fitted is None else fitted.rows, same,
         whole and rows <= ROWS and not (fitted is not None and fitted.weighted), fit_floor,
+        fit_rival,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Whether log densities can be used: support, the floor, training against held-out rows."""
+"""Whether log densities can be used: support, simpler models, training and held-out rows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from probgen.diagnostics.checks.evidence import BAD_KHAT, Evidence
 from probgen.diagnostics.report import Finding
 
-__all__ = ["floor", "gap", "support"]
+__all__ = ["floor", "gap", "rival", "support"]
 
 Floats = NDArray[np.float64]
 #: share of rows with bad weights that fails
@@ -80,6 +80,30 @@ def floor(evidence: Evidence) -> Iterator[Finding]:
         yield Finding("floor", "ok", ("density",), text, details=details)
     else:
         yield Finding("floor", "note", ("density",), f"{text}: no clear gain", details=details)
+
+
+def rival(evidence: Evidence) -> Iterator[Finding]:
+    """The gain of a network over a mixture of the same rows: where there is none, it is cheaper.
+
+    A network of few rows may end behind the mixture that it could have been.
+    """
+    if evidence.fit_rival is None or evidence.known is None or evidence.in_sample:
+        return
+    assert evidence.seen is not None
+    gain = _gain(evidence.seen.log_p, evidence.rival)
+    if len(gain) < 2:
+        return
+    mean, se = float(gain.mean()), float(gain.std(ddof=1) / np.sqrt(len(gain)))
+    text = f"{mean:+.2f} ± {se:.2f} nats a row over a Gaussian mixture (fitted to train)"
+    details = {"gain": mean, "se": se}
+    if mean >= -se:
+        yield Finding("mixture", "ok", ("density",), text, details=details)
+        return
+    yield Finding(
+        "mixture", "note", ("density",), f"{text}: the mixture is the better density",
+        "use GaussianMixture, fit more rows, or regularise more (noise, weight_decay, dropout, "
+        "validation=0.2)", details,
+    )  # fmt: skip
 
 
 def gap(evidence: Evidence) -> Iterator[Finding]:

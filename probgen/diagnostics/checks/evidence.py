@@ -25,6 +25,7 @@ __all__ = [
     "ROWS",
     "Evidence",
     "Floor",
+    "Rival",
     "Scored",
     "known_rows",
     "score",
@@ -34,6 +35,8 @@ __all__ = [
 Floats = NDArray[np.float64]
 #: fits a model of independent columns that shares the schema to given rows
 Floor = Callable[[pd.DataFrame], Fitted]
+#: fits a mixture to given rows, and scores others by it: nats, table units
+Rival = Callable[[pd.DataFrame], Callable[[pd.DataFrame], Floats]]
 BOTH = ("density", "intervals")
 #: rows that are looked at, at most
 ROWS = 10_000
@@ -79,6 +82,7 @@ class Evidence:
     whole : bool
         Whether `known` are all the fitted rows, each counted once.
     fit_floor : callable or None
+    fit_rival : callable or None
     """
 
     model: Fitted
@@ -88,6 +92,7 @@ class Evidence:
     in_sample: bool
     whole: bool
     fit_floor: Floor | None = None
+    fit_rival: Rival | None = None
     cache: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -129,6 +134,12 @@ class Evidence:
             how = "the same rows" if self.in_sample else "train"
             return self._floor_of(self.known.frame, self.seen), f"fitted to {how}"
         return self._crossfitted(self.seen), f"{FOLDS}-fold on table"
+
+    @cached_property
+    def rival(self) -> Floats:
+        """Log density (n,) of the seen rows under a mixture fitted to the known ones."""
+        assert self.seen is not None and self.known is not None and self.fit_rival is not None
+        return self.fit_rival(known_rows(self.schema, self.known.frame))(self.seen.frame)
 
     @cached_property
     def floor_of_known(self) -> Floats:
