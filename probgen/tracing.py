@@ -22,7 +22,6 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = ["Work", "compile_graph", "has_compiler", "signature", "trace"]
@@ -47,6 +46,9 @@ def trace(function: Run, inputs: Sequence[Tensor]) -> GraphModule:
     Exception
         Of whatever kind, where the function looks at the value of a tensor.
     """
+    # here, not above: it loads sympy
+    from torch.fx.experimental.proxy_tensor import make_fx
+
     with _passed_over(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch, that a trace may not be general
         graph = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
@@ -63,7 +65,7 @@ def _passed_over() -> Iterator[None]:
     """
     own, before = threading.get_ident(), torch._C._get_tracing_state
 
-    def state() -> object:
+    def state() -> Any:
         return True if threading.get_ident() == own else before()
 
     found = [
