@@ -237,7 +237,7 @@ class Step:
 
         def step(
             flat: Tensor, first: Tensor, second: Tensor, numbers: Tensor, *rest: Tensor
-        ) -> Tensor:
+        ) -> tuple[Tensor]:
             own = dict(zip(fields, rest, strict=False))
             given = replace(rows, sites={}, **own)  # type: ignore[arg-type]
             others = rest[len(fields) :]
@@ -249,7 +249,7 @@ class Step:
                 gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
             with torch.no_grad():
                 self.adam.descend(flat, first, second, numbers, _flat(gradients, leaves))
-            return loss.detach()
+            return (loss.detach(),)
 
         return step
 
@@ -263,7 +263,8 @@ class Step:
             self.adam.count -= 1
             raise Refused("a batch or a buffer has another size than in the first step")
         with torch.no_grad():
-            return self.run(*inputs)
+            (loss,) = self.run(*inputs)
+        return loss
 
     # --- verification -------------------------------------------------------------------
 

@@ -22,11 +22,13 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = ["Work", "compile_graph", "has_compiler", "signature", "trace"]
 
-Run = Callable[..., Tensor]
+#: a function of tensors that returns several
+Run = Callable[..., Sequence[Tensor]]
 #: what Pyro calls to look at a number, in whatever module it was imported by name
 LOOKS = {
     "warn_if_nan": lambda value, *args, **kwargs: value,
@@ -46,9 +48,6 @@ def trace(function: Run, inputs: Sequence[Tensor]) -> GraphModule:
     Exception
         Of whatever kind, where the function looks at the value of a tensor.
     """
-    # here, not above: it loads sympy
-    from torch.fx.experimental.proxy_tensor import make_fx
-
     with _passed_over(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch, that a trace may not be general
         graph = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
@@ -68,15 +67,15 @@ def _passed_over() -> Iterator[None]:
     def state() -> Any:
         return True if threading.get_ident() == own else before()
 
-    found = [
+    found: list[tuple[Any, str, Any]] = [
         (module, name, passing)
         for key, module in list(sys.modules.items())
         if key.partition(".")[0] == "pyro"
         for name, passing in LOOKS.items()
         if name in vars(module)
     ]
+    found.append((torch._C, "_get_tracing_state", state))
     patches = [patch.object(module, name, passing) for module, name, passing in found]
-    patches.append(patch.object(torch._C, "_get_tracing_state", state))
     with _all(patches):
         yield
 
