@@ -13,7 +13,7 @@ from probgen.errors import (
     ProbgenError,
     SchemaError,
 )
-from probgen.estimators import GaussianMixture, Independent, Pair, StudentT
+from probgen.estimators import Autoregressive, Flow, GaussianMixture, Independent, Pair, StudentT
 from probgen.evaluation import Comparison, SklearnDensity, Stack, compare
 from probgen.nuts import NUTS
 from probgen.outliers import OutlierDetector
@@ -28,11 +28,13 @@ __all__ = [
     "Answer",
     "ApproximationError",
     "ApproximationWarning",
+    "Autoregressive",
     "Column",
     "Comparison",
     "DataWarning",
     "Density",
     "FitError",
+    "Flow",
     "GaussianMixture",
     "Independent",
     "ModelFileError",

@@ -49,6 +49,9 @@ class Family(nn.Module):
     density: Literal["exact", "bound", "estimate", "none"] = "exact"
     #: what an unseen cell means
     holes: Literal["exact", "latent", "masked", "refuse"] = "exact"
+    #: whether `exact_log_prob` scores rows that are seen in whole only, whatever `holes` says of
+    #: the answers: hidden cells are then proposed by a companion density and weighed
+    whole_rows: bool = False
     #: whether marginals, conditionals and the joint obey the chain rule exactly
     coherent: bool = True
     #: whether the model is a normalised density
@@ -57,7 +60,7 @@ class Family(nn.Module):
     closed_form: ClassVar[bool] = False
     #: numbers a row in the widest intermediate of `exact_log_prob`, by which callers cut
     #: tables into chunks; 0 lets them guess, 1 says that the family cuts them itself
-    row_cost: ClassVar[int] = 0
+    row_cost: int = 0
     #: whether the pair conditions on context columns (``fit(table, given=[...])``)
     takes_context: ClassVar[bool] = False
     #: whether a level that the fit did not see has mass (the reserved code of a category)
@@ -152,6 +155,16 @@ class Family(nn.Module):
         """
         return None
 
+    def estimate_given(
+        self, batch: Batch, given: Batch
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, str] | None:
+        """Log density of the seen cells of `batch` that are unseen in `given`, given those there.
+
+        `given` holds the same rows with fewer cells seen. As in `estimate`. None leaves it to the
+        ratio of two densities, which is one only where the family is coherent.
+        """
+        return None
+
     def exact_log_prob_masked(self, batch: Batch, masks: Tensor) -> Tensor | None:
         """Log density (g, n) of the cells seen and inside each of g masks (g, m), at once.
 
@@ -202,6 +215,18 @@ class Family(nn.Module):
 
     def row_latents(self, batch: Batch) -> dict[str, Tensor] | None:
         """Exact probabilities (n, codes) of the row labels that the model sums out, by name."""
+        return None
+
+    def codes(self, batch: Batch) -> dict[str, Tensor] | None:
+        """Values (n, ...) that the real cells of a row are a one-to-one image of, by name.
+
+        NaN where a row has none, as beside an atom; `decoded` goes back. None where rows
+        have no such code.
+        """
+        return None
+
+    def decoded(self, batch: Batch, codes: dict[str, Tensor]) -> Tensor | None:
+        """Rows x (n, m) with the real cells that have given codes, all others as in the batch."""
         return None
 
     def interchangeable(self) -> frozenset[str]:

@@ -14,7 +14,9 @@ import pandas as pd
 from sklearn.neighbors import KernelDensity
 
 from probgen import (
+    Autoregressive,
     Density,
+    Flow,
     GaussianMixture,
     Independent,
     Pair,
@@ -41,6 +43,14 @@ def _stack(**parts: Callable[[], Density]) -> Callable[[], Density]:
     )
 
 
+def _flow(**settings: object) -> Callable[[], Density]:
+    fast = {
+        "transforms": 2, "hidden": (16, 16), "bins": 4, "components": 3, "max_epochs": 10, "validation": 0.0,
+        "noise": 0.0, "compile": False, "random_state": 0,
+    }  # fmt: skip
+    return lambda: Flow(**{**fast, **settings})
+
+
 def _numbers() -> pd.DataFrame:
     rng = np.random.default_rng(7)
     a = rng.normal(size=90)
@@ -58,6 +68,9 @@ REGISTRY: dict[str, Callable[[], Density]] = {
     "mixture-minibatch": _mixture(batch_size=32, max_epochs=20),
     "student": lambda: StudentT(max_epochs=200, random_state=0),
     "mixture-restarts": _mixture(restarts=2, starts=1),
+    "autoregressive": lambda: Autoregressive(
+        hidden=32, layers=1, parts=4, orders=3, noise=0.0, max_epochs=40, random_state=0
+    ),
     "stack": _stack(
         wide=_mixture(components=2, starts=1),
         apart=lambda: Independent(draws=20, max_epochs=60, random_state=0),
@@ -66,6 +79,7 @@ REGISTRY: dict[str, Callable[[], Density]] = {
         t=lambda: StudentT(max_epochs=100, random_state=0),
         wide=_mixture(components=2, starts=1, restarts=2),
     ),
+    "flow": _flow(),
     "sklearn": lambda: SklearnDensity(KernelDensity(bandwidth=0.5), random_state=0),
     "pair-hierarchical": _pair(pairs.hierarchical),
     "pair-zero-inflated": _pair(pairs.zero_inflated),

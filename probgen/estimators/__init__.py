@@ -1,6 +1,8 @@
 """The estimators: one dataclass a family, whose fields are its settings."""
 
+from probgen.estimators.autoregressive import Autoregressive
+from probgen.estimators.flow import Flow
 from probgen.estimators.mixtures import GaussianMixture, Independent, StudentT
 from probgen.estimators.pair import Pair
 
-__all__ = ["GaussianMixture", "Independent", "Pair", "StudentT"]
+__all__ = ["Autoregressive", "Flow", "GaussianMixture", "Independent", "Pair", "StudentT"]

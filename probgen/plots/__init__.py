@@ -12,8 +12,9 @@ from probgen.plots.pairs import pairs
 from probgen.plots.rows import p_values, surprisal, waterfall
 from probgen.plots.trust import elpd, gains, khat
 from probgen.plots.uniform import pit, ranks
+from probgen.plots.warps import warp
 
 __all__ = [
     "Plots", "components", "density", "elpd", "gains", "khat", "latent", "loss", "marginals",
-    "p_values", "pairs", "pit", "ranks", "surprisal", "waterfall",
+    "p_values", "pairs", "pit", "ranks", "surprisal", "warp", "waterfall",
 ]  # fmt: skip

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probgen.density import Density
-from probgen.plots import fits, maps, rows, trust, uniform
+from probgen.plots import fits, maps, rows, trust, uniform, warps
 from probgen.plots.marginals import marginals
 from probgen.plots.pairs import pairs
 
@@ -118,6 +118,10 @@ class Plots:
         `colour` names a column of the table that colours the rows.
         """
         return maps.latent(self._model, table, dimensions, colour, rows, random_state, ax)
+
+    def warp(self, table: Any, lines: int = 13, rows: int = 1000, random_state: int = 0) -> Panels:
+        """A grid of a flow's base space and its image in the table; see `probgen.plots.warp`."""
+        return warps.warp(self._model, table, lines, rows, random_state)
 
     # --- can it be trusted? -----------------------------------------------------------
 

@@ -12,12 +12,17 @@ from probgen.batch import Batch
 from probgen.columns import Slot
 from probgen.family import Family
 
-__all__ = ["holes", "slots_of", "without_holes"]
+__all__ = ["holes", "scores_whole_rows", "slots_of", "without_holes"]
 
 
 def slots_of(family: Family) -> Sequence[Slot]:
     """The encoded columns of a family; none known for one without a schema."""
     return getattr(family.schema, "slots", ())
+
+
+def scores_whole_rows(family: Family) -> bool:
+    """Whether rows with holes take the way over a companion: proposals, weighed."""
+    return family.holes == "refuse" or family.whole_rows
 
 
 def holes(batch: Batch, slots: Sequence[Slot]) -> Tensor:

@@ -22,7 +22,7 @@ from probgen.queries.density import (
     no_rows,
 )
 from probgen.queries.draws import Predictive, count_draws, keyed, log_mean_exp
-from probgen.queries.hidden import holes, slots_of
+from probgen.queries.hidden import holes, scores_whole_rows, slots_of
 
 __all__ = ["estimate_draws", "interval", "log_prob_draws", "quantiles"]
 
@@ -56,7 +56,7 @@ def estimate_draws(
     value, se : Tensor (S, n)
         Nats, encoded units; `se` is 0 where the value is exact.
     """
-    if any(member.holes == "refuse" for member in predictive.members):
+    if any(scores_whole_rows(member) for member in predictive.members):
         hidden = holes(batch, slots_of(predictive.members[0])).any(1)
         if bool(hidden.any()):
             return _with_holes(predictive, batch, hidden, particles)

@@ -34,6 +34,7 @@ from probgen.queries.contraction import (
 from probgen.queries.density import TILED, chunks, companion_of, log_prob
 from probgen.queries.draws import Predictive, count_draws, encoded, one_draw
 from probgen.queries.generation import generated
+from probgen.queries.hidden import scores_whole_rows
 from probgen.queries.noise import keyed_sample, particle_keys
 from probgen.queries.pareto import pareto_k
 from probgen.session import guarded
@@ -219,7 +220,7 @@ def _own_way(member: Family, draws: Draws, batch: Batch) -> _Way | None:
         one = replace(batch.take(slice(0, 1)), key=None)
         if member.propose(one, values, _fresh_keys(one, torch.Generator())) is not None:
             return lambda rows, at, noise: _require(member.propose(rows, at, noise))
-        if member.holes == "refuse":
+        if scores_whole_rows(member):
             return None
         plan = survey(member, batch, values)
     if not (plan.sampled or plan.enumerated):
