@@ -45,13 +45,18 @@ FEWEST = 500
 #: largest difference to the eager gradient, relative, in the first step and in later epochs
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
 LATER = 1e-2
+FAILED = "the compiler failed"
 #: graphs that are kept for another start or restart with the same one
 KEPT = 8
 _COMPILED: OrderedDict[object, Run] = OrderedDict()
 
 
 class Refused(Exception):  # noqa: N818 - a way to go on, not an error
-    """The step stays eager, for the reason that this says."""
+    """The step stays eager, for the reason that this says; `odd` if no one had to expect it."""
+
+    def __init__(self, reason: str, odd: bool = False) -> None:
+        super().__init__(reason)
+        self.odd = odd
 
 
 def expected(training: Training, steps: int) -> int:
@@ -168,6 +173,8 @@ class Step:
         Whether the graph was compiled, or is run operation by operation.
     reason : str
         Why it was not compiled, or what was.
+    odd : bool
+        Whether a compiler was there, and failed.
 
     Raises
     ------
@@ -226,6 +233,7 @@ class Step:
         except Exception as error:  # noqa: BLE001 - user code may raise anything
             raise Refused(f"the pair cannot be traced: {_short(error)}") from error
         self.run, self.engine, self.reason = _lowered(graph, self.signature)
+        self.odd = self.reason.startswith(FAILED)
 
     def _traced(self, rows: Batch) -> Run:
         """The step as a function of tensors, which changes the first three."""
@@ -261,7 +269,7 @@ class Step:
         inputs = [*self.adam.state(rate), *self._inputs(rows)]
         if signature(inputs) != self.signature:
             self.adam.count -= 1
-            raise Refused("a batch or a buffer has another size than in the first step")
+            raise Refused("a batch or a buffer has another size than in the first step", odd=True)
         with torch.no_grad():
             (loss,) = self.run(*inputs)
         return loss
@@ -285,13 +293,14 @@ class Step:
             norm = norm.clamp(max=self.adam.clip)
         off = abs(float(loss - want.loss))
         if not off <= tolerance * max(1.0, abs(float(want.loss))):
-            raise Refused(f"the loss of the graph is off by {off:.2g} nats")
+            raise Refused(f"the loss of the graph is off by {off:.2g} nats", odd=True)
         pieces = zip(*map(self.adam.split, (found, wanted)), strict=True)
         for parameter, (a, b) in zip(self.adam.parameters, pieces, strict=True):
             allowed = tolerance * (torch.linalg.vector_norm(b) + 0.1 * norm)
             off = float(torch.linalg.vector_norm(a - b))
             if not off <= float(allowed):
-                raise Refused(f"the gradient of {self.names[id(parameter)]} is off by {off:.2g}")
+                name = self.names[id(parameter)]
+                raise Refused(f"the gradient of {name} is off by {off:.2g}", odd=True)
 
     def _gradient(self, rows: Batch) -> tuple[Tensor, Tensor]:
         """Loss and clipped gradient (p,) by the graph, from the present random state."""
@@ -329,7 +338,7 @@ def _lowered(graph: GraphModule, frozen: object) -> tuple[Run, str, str]:
             try:
                 _COMPILED[key] = compile_graph(graph)
             except Exception as error:  # noqa: BLE001 - of the compiler, or of torch's own
-                return graph, "traced", f"the compiler failed: {_short(error)}"
+                return graph, "traced", f"{FAILED}: {_short(error)}"
         _COMPILED.move_to_end(key)
         while len(_COMPILED) > KEPT:
             _COMPILED.popitem(last=False)

@@ -159,7 +159,8 @@ class Gradients(_Sliced):
 
     The first step decides: by `Training.compile`, and for "auto" by the steps that are expected
     and the work of one, which `compiled.pays` weighs against the time to compile. That goes by
-    sizes alone, never by a clock, so that a fit can be repeated bit for bit.
+    sizes alone, never by a clock, so that a fit can be repeated bit for bit. Where the step
+    cannot be one graph, or the graph cannot be compiled, `reason` says why; True also warns.
     """
 
     def __init__(self, family: Family, batch: Batch, training: Training, size: int) -> None:
@@ -201,7 +202,7 @@ class Gradients(_Sliced):
                 want = eager(self.family, self.chosen.loss, self.parameters, rows)
                 self.graph.hold(rows, want, LATER)
         except Refused as refused:
-            self._give_up(str(refused))
+            self._give_up(refused)
 
     def _make(self, rows: Batch) -> None:
         how, steps = self.training.compile, -(-len(self.batch) // self.size)
@@ -228,6 +229,8 @@ class Gradients(_Sliced):
         )  # fmt: skip
         graph.load("adam", self.adam.tensors("adam"))
         self.graph, self.engine, self.reason = graph, graph.engine, graph.reason
+        if self.engine != "compiled":
+            self._say(graph.odd)
 
     def _as_graph(self, rows: Batch) -> Tensor | None:
         """A step by the graph, or None where there is none."""
@@ -236,7 +239,7 @@ class Gradients(_Sliced):
         try:
             return self.graph(rows, self.rate)
         except Refused as refused:
-            self._give_up(str(refused))
+            self._give_up(refused)
             return None
 
     def shrink(self) -> int:
@@ -253,13 +256,19 @@ class Gradients(_Sliced):
             self.close()
         self.graph, self.engine, self.reason = None, self.chosen.name, reason
 
-    def _give_up(self, reason: str) -> None:
-        self._leave_graph(reason)
+    def _give_up(self, refused: Refused) -> None:
+        self._leave_graph(str(refused))
+        self._say(refused.odd)
+
+    def _say(self, odd: bool) -> None:
+        """Warn that the step is not compiled, if it was asked for or is no one's plan."""
+        if not odd and self.training.compile is not True:
+            return
         warn(
             message(
-                f"a training step that is not compiled: {reason}",
-                "a model and a guide of torch operations whose shapes and conditions do not "
-                "depend on values",
+                f"a training step that is not compiled: {self.reason}",
+                "a C++ compiler, and a model and a guide of torch operations whose shapes and "
+                "conditions depend neither on values nor on the number of the step",
                 "set compile=False; the result is the same, later",
             ),
             RuntimeWarning,
