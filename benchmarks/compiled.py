@@ -8,7 +8,7 @@ process; and the break-even in steps. `work` is what `compiled.pays` goes by: op
 eager step, and millions of numbers that it writes. All is processor time, the compiler's
 included, so that a busy machine changes little.
 
-Run ``python benchmarks/compiled.py`` (ten minutes); ``--only nsf`` for some rows.
+Run ``python benchmarks/compiled.py`` (six minutes); ``--only nsf`` for some rows.
 """
 
 from __future__ import annotations
