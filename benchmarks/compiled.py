@@ -2,13 +2,14 @@
 
 An autoencoder, a user's own pair and zuko's neural spline flow (two hidden layers of 64, eight
 bins, three transforms) are trained on the same rows by each engine, steps interleaved in one
-run on one thread; beside them the flow in plain PyTorch, with fused Adam. Then the seconds to
+run on one thread; then `probgen.Flow` of the same architecture. Beside the flows stands zuko's in
+plain PyTorch, with fused Adam. Then the seconds to
 trace, compile and verify: with an empty cache, with that of the disk, and for a restart in one
 process; and the break-even in steps. `work` is what `compiled.pays` goes by: operations of an
 eager step, and millions of numbers that it writes. All is processor time, the compiler's
 included, so that a busy machine changes little.
 
-Run ``python benchmarks/compiled.py`` (six minutes); ``--only nsf`` for some rows.
+Run ``python benchmarks/compiled.py`` (ten minutes); ``--only nsf`` for some rows.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -34,6 +36,7 @@ import probgen as pg
 from probgen import compiled
 from probgen.batch import Batch
 from probgen.engines import Gradients
+from probgen.families.flow import RowFlow
 from probgen.family import Family
 from probgen.schema import Schema
 from probgen.session import guarded
@@ -108,6 +111,22 @@ def flow(d: int) -> Callable[[int], tuple[Family, Batch]]:
     return lambda rows: (Spline(d), Batch.of(torch.randn(rows, d)))
 
 
+def own_flow(d: int) -> Callable[[int], tuple[Family, Batch]]:
+    """`probgen.Flow` of the same architecture, and normal rows."""
+
+    def make(rows: int) -> tuple[Family, Batch]:
+        x = np.random.default_rng(0).normal(size=(rows, d))
+        table = pd.DataFrame(x, columns=[f"x{i}" for i in range(d)])
+        schema = Schema.infer(table)
+        batch = Batch.of(torch.from_numpy(encode(table, schema).x).float())
+        with guarded(0):
+            family = pg.Flow(base="normal", random_state=0)._make(schema).float()
+            family.start(batch, torch.Generator().manual_seed(0))
+        return family.float(), batch
+
+    return make
+
+
 def autoencoder(rows: int) -> tuple[Family, Batch]:
     """The autoencoder of `step_time`, and normal rows."""
     return Autoencoder(), Batch.of(torch.randn(rows, 20))
@@ -118,6 +137,8 @@ CASES: dict[str, tuple[Callable[[int], tuple[Family, Batch]], tuple[int, ...]]] 
     "pair": (pair, (256, 1024)),
     "nsf d=6": (flow(6), (256, 1024)),
     "nsf d=21": (flow(21), (256, 1024)),
+    "Flow d=6": (own_flow(6), (256, 1024)),
+    "Flow d=21": (own_flow(21), (256, 1024)),
 }
 
 
@@ -141,6 +162,8 @@ def engine(family: Family, batch: Batch, size: int, kind: str) -> tuple[Gradient
     training = replace(TRAINING, compile=kind != "eager")
     steps = Gradients(family, batch, training, size)
     with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore", RuntimeWarning)  # that there is no compiler
         if kind == "traced":
             stack.enter_context(patch.object(compiled, "has_compiler", lambda: False))
         start = clock()
@@ -194,8 +217,9 @@ def measure(make: Callable[[int], tuple[Family, Batch]], size: int, seconds: flo
         family, batch = make(8 * size)
         setattr(costs, name, engine(family, batch, size, "compiled")[1])
     family, batch = make(8 * size)
-    if hasattr(family, "plain"):
-        sides["by hand"] = hand(family, batch, size)
+    zuko_own = Spline(batch.seen.shape[1])
+    if hasattr(family, "plain") or isinstance(family, RowFlow):
+        sides["by hand"] = hand(family if hasattr(family, "plain") else zuko_own, batch, size)
     work = compiled.eager(
         family, Gradients(family, batch, TRAINING, size).chosen.loss,
         list(family.parameters()), batch.take(slice(0, size)),
