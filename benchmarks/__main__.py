@@ -17,6 +17,7 @@ BENCHMARKS = {
     "mixture_fit": False,
     "scoring": False,
     "step_time": False,
+    "compiled": False,
     "encode": False,
     "intervals": False,
     "interval_coverage": False,

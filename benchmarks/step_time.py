@@ -128,7 +128,7 @@ def plain_step(family: Family, x: Tensor, rows: Tensor) -> Callable[[], None]:
 
 def pair_step(family: Family, x: Tensor, rows: Tensor) -> Callable[[], None]:
     """The step that `fit` runs: rows taken, engine, gradients, Adam (no clipping, as above)."""
-    training = Training(learning_rate=1e-3, gradient_clip=None)
+    training = Training(learning_rate=1e-3, gradient_clip=None, compile=False)
     steps = Gradients(family, Batch.of(x), training, len(rows))
     # the loop's own generator, held at one slice: as many rows as the plain side takes
     steps.slices = lambda generator: iter([steps.batch.take(rows)])  # type: ignore[method-assign]

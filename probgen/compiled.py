@@ -13,7 +13,6 @@ again in epochs 2, 4, 8 and so on.
 
 from __future__ import annotations
 
-import math
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -25,62 +24,69 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from probgen.adam import BETA1, FlatAdam
 from probgen.batch import Batch
+from probgen.elbo import buffers_of, same_buffers
 from probgen.family import Family
 from probgen.tracing import Run, Work, compile_graph, has_compiler, signature, trace
 from probgen.training import Training
 
-__all__ = ["Refused", "Step", "ahead", "eager", "pays", "too_short"]
+__all__ = ["Refused", "Step", "eager", "expected", "out_of_question", "pays", "too_little"]
 
 Loss = Callable[[Batch], Tensor]
 
-#: of Adam, as in torch
-BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
 #: seconds that compiling takes: at least, and for each operation of an eager step; and what a
 #: compiled step saves for each operation, and each number that it writes
 #: (benchmarks/compiled.py)
-FIXED, EACH = 6.0, 0.014
-SAVED, SAVED_NUMBER = 4e-6, 2e-10
+FIXED, EACH = 4.0, 0.021
+SAVED, SAVED_NUMBER = 5e-6, 3.5e-10
 #: steps below which nothing was seen to pay: the eager step is then not even counted
 FEWEST = 500
 #: largest difference to the eager gradient, relative, in the first step and in later epochs
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
 LATER = 1e-2
+FAILED = "the compiler failed"
 #: graphs that are kept for another start or restart with the same one
 KEPT = 8
 _COMPILED: OrderedDict[object, Run] = OrderedDict()
 
 
 class Refused(Exception):  # noqa: N818 - a way to go on, not an error
-    """The step stays eager, for the reason that this says."""
+    """The step stays eager, for the reason that this says; `odd` if no one had to expect it."""
+
+    def __init__(self, reason: str, odd: bool = False) -> None:
+        super().__init__(reason)
+        self.odd = odd
 
 
-def ahead(training: Training, steps: int) -> int:
-    """Steps that a fit of so many steps an epoch takes in any case.
+def expected(training: Training, steps: int) -> int:
+    """Steps that a fit of so many steps an epoch will take, cautiously.
 
-    Early stopping is patient for `patience` epochs at least, and for half as many again after
-    the rate has fallen; `max_epochs` is seldom reached.
+    Early stopping waits for `patience` epochs, and half as many again at the lower rate of
+    "plateau": no fit is shorter. As many again are taken for the way to the optimum;
+    `max_epochs` is seldom reached.
     """
-    epochs = training.patience
+    least = training.patience
     if training.schedule == "plateau":
-        epochs += training.patience - training.patience // 2
-    if training.schedule == "cosine":
-        epochs = training.max_epochs
-    return steps * min(epochs, training.max_epochs)
+        least += training.patience - training.patience // 2
+    return steps * min(2 * least, training.max_epochs)
 
 
-def too_short(rows: Batch, certain: int, world: int, compile_: bool | str) -> str:
-    """Why compiling is out of the question, or ''."""
-    if compile_ is False:
-        return "compile=False"
+def out_of_question(loss: str, world: int) -> str:
+    """Why no step of a loss of this name can be one graph, or ''."""
     if world > 1:
         return "several processes average their gradients between loss and step"
-    if compile_ is True:
-        return ""
-    if certain < FEWEST:
-        return f"{certain} steps are certain, too few to pay for compiling"
+    if loss == "traceenum":
+        return "Pyro's estimator for enumerated sites looks at the values of tensors"
+    return ""
+
+
+def too_little(rows: Batch, steps: int) -> str:
+    """Why "auto" does not even count the work of a step, or ''."""
+    if steps < FEWEST:
+        return f"some {steps} steps are too few to pay for compiling"
     if rows.seen.device.type != "cpu":
-        return "what pays was measured on the CPU; compile=True tries on others"
+        return "what pays is known on the CPU alone"
     return ""
 
 
@@ -90,9 +96,7 @@ def pays(work: Work, steps: int) -> str:
     cost = FIXED + EACH * work.operations
     if saved > cost:
         return ""
-    return (
-        f"{steps} steps are certain, which would save {saved:.2g} s; compiling takes {cost:.2g} s"
-    )
+    return f"some {steps} steps would save {saved:.2g} s, and compiling takes {cost:.2g} s"
 
 
 @dataclass(frozen=True)
@@ -125,23 +129,8 @@ def eager(family: Family, loss: Loss, parameters: Sequence[nn.Parameter], rows: 
 def _undone(family: Family) -> Iterator[None]:
     """Leave random states and buffers as they were."""
     devices = sorted({p.device.index for p in family.parameters() if p.is_cuda})
-    places = list(_buffers(family))
-    before = [(owner, leaf, held, held.clone()) for _, owner, leaf in places
-              for held in [owner._buffers[leaf]] if held is not None]  # fmt: skip
-    try:
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        with torch.no_grad():
-            for owner, leaf, held, value in before:
-                owner._buffers[leaf] = held.copy_(value)
-
-
-def _buffers(family: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
-    """Name, owner and own name of each buffer."""
-    for name, _ in family.named_buffers():
-        path, _, leaf = name.rpartition(".")
-        yield name, family.get_submodule(path), leaf
+    with same_buffers(family), torch.random.fork_rng(devices=devices):
+        yield
 
 
 class _Loss(nn.Module):
@@ -154,7 +143,7 @@ class _Loss(nn.Module):
     def forward(self, rows: Batch, buffers: Sequence[Tensor]) -> Tensor:
         value = self.loss(rows)
         with torch.no_grad():
-            for (_, owner, leaf), given in zip(_buffers(self.family), buffers, strict=True):
+            for (_, owner, leaf), given in zip(buffers_of(self.family), buffers, strict=True):
                 now = owner._buffers[leaf]
                 if now is not None and now is not given:  # the family put another in its place
                     given.copy_(now)
@@ -184,6 +173,8 @@ class Step:
         Whether the graph was compiled, or is run operation by operation.
     reason : str
         Why it was not compiled, or what was.
+    odd : bool
+        Whether a compiler was there, and failed.
 
     Raises
     ------
@@ -203,54 +194,22 @@ class Step:
         kinds = {(p.dtype, p.device) for p in parameters}
         if len(kinds) != 1 or not next(iter(kinds))[0].is_floating_point:
             raise Refused("the parameters are of several types or on several devices")
-        self.family, self.loss, self.parameters = family, loss, parameters
-        self.clip, self.decay = training.gradient_clip, training.weight_decay
-        self.sizes = [p.numel() for p in parameters]
+        self.family, self.loss, self.adam = family, loss, FlatAdam(parameters, training)
         self.names = {id(p): name for name, p in family.named_parameters()}
         self.frozen = [p for p in family.parameters() if all(p is not q for q in parameters)]
-        self.places = list(_buffers(family))
-        self.flat = torch.cat([p.detach().reshape(-1) for p in parameters])
-        self.moments = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
-        self.count = 0
-        self._view()
+        self.places = list(buffers_of(family))
+        #: state of Adam by name, and back, as those of the eager one
+        self.tensors, self.load = self.adam.tensors, self.adam.load
         try:
             self._build(rows)
-            self.hold(rows, first, TOLERANCE.get(self.flat.dtype, LATER))
+            self.hold(rows, first, TOLERANCE.get(self.adam.flat.dtype, LATER))
         except BaseException:
-            self.release()
+            self.adam.release()
             raise
-
-    # --- parameters ---------------------------------------------------------------------
-
-    def _view(self) -> None:
-        for parameter, piece in zip(self.parameters, self.flat.split(self.sizes), strict=True):
-            parameter.data = piece.view(parameter.shape)
 
     def release(self) -> None:
         """Give every parameter a tensor of its own again."""
-        for parameter in self.parameters:
-            parameter.data = parameter.data.clone()
-
-    def tensors(self, prefix: str) -> dict[str, Tensor]:
-        """The state of Adam under the names of the eager step, which can go on from it."""
-        if not self.count:
-            return {}
-        found = {}
-        pairs = zip(*(m.split(self.sizes) for m in self.moments), strict=True)
-        for i, (parameter, pair) in enumerate(zip(self.parameters, pairs, strict=True)):
-            found[f"{prefix}{i}.step"] = torch.tensor(float(self.count))
-            for key, value in zip(("exp_avg", "exp_avg_sq"), pair, strict=True):
-                found[f"{prefix}{i}.{key}"] = value.view(parameter.shape)
-        return found
-
-    def load(self, prefix: str, tensors: dict[str, Tensor]) -> None:
-        """The inverse of `tensors`, of either step; nothing means no step yet."""
-        steps = [int(v) for k, v in tensors.items() if k.endswith(".step")]
-        self.count = max(steps, default=0)
-        for moment, key in zip(self.moments, ("exp_avg", "exp_avg_sq"), strict=True):
-            for i, piece in enumerate(moment.split(self.sizes)):
-                found = tensors.get(f"{prefix}{i}.{key}")
-                piece.zero_() if found is None else piece.copy_(found.reshape(-1))
+        self.adam.release()
 
     # --- the graph ----------------------------------------------------------------------
 
@@ -266,7 +225,7 @@ class Step:
         return found
 
     def _build(self, rows: Batch) -> None:
-        inputs = [*self._state(0.0), *self._inputs(rows)]
+        inputs = [*self.adam.state(0.0), *self._inputs(rows)]
         self.signature = signature(inputs)
         try:
             with _undone(self.family):
@@ -274,75 +233,46 @@ class Step:
         except Exception as error:  # noqa: BLE001 - user code may raise anything
             raise Refused(f"the pair cannot be traced: {_short(error)}") from error
         self.run, self.engine, self.reason = _lowered(graph, self.signature)
+        self.odd = self.reason.startswith(FAILED)
 
     def _traced(self, rows: Batch) -> Run:
         """The step as a function of tensors, which changes the first three."""
         holder = _Loss(self.family, self.loss)
-        shapes = [p.shape for p in self.parameters]
-        names = [f"family.{self.names[id(p)]}" for p in [*self.parameters, *self.frozen]]
+        names = [f"family.{self.names[id(p)]}" for p in [*self.adam.parameters, *self.frozen]]
         names += [f"family.{name}" for name, _, _ in self.places]
         fields = [f for f in ("x", "seen", "weight", "context", "key")
                   if getattr(rows, f) is not None]  # fmt: skip
 
         def step(
-            flat: Tensor, first: Tensor, second: Tensor, rates: Tensor, *rest: Tensor
-        ) -> Tensor:
+            flat: Tensor, first: Tensor, second: Tensor, numbers: Tensor, *rest: Tensor
+        ) -> tuple[Tensor]:
             own = dict(zip(fields, rest, strict=False))
             given = replace(rows, sites={}, **own)  # type: ignore[arg-type]
             others = rest[len(fields) :]
-            pieces = zip(flat.split(self.sizes), shapes, strict=True)
-            leaves = [p.view(s).detach().requires_grad_() for p, s in pieces]
+            leaves = [piece.detach().requires_grad_() for piece in self.adam.split(flat)]
             swapped = dict(zip(names, [*leaves, *others], strict=True))
             with torch.enable_grad():
                 buffers = others[len(self.frozen) :]
                 loss = torch.func.functional_call(holder, swapped, (given, buffers))
                 gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
             with torch.no_grad():
-                whole = [torch.zeros_like(v) if g is None else g
-                         for g, v in zip(gradients, leaves, strict=True)]  # fmt: skip
-                self._adam(flat, first, second, rates, torch.cat([g.reshape(-1) for g in whole]))
-            return loss.detach()
+                self.adam.descend(flat, first, second, numbers, _flat(gradients, leaves))
+            return (loss.detach(),)
 
         return step
-
-    def _adam(
-        self, flat: Tensor, first: Tensor, second: Tensor, rates: Tensor, gradient: Tensor
-    ) -> None:
-        """Clipping, decoupled weight decay and Adam, as the eager step does them."""
-        if self.clip is not None:
-            norm = torch.linalg.vector_norm(gradient)
-            gradient = gradient * (self.clip / norm).clamp(max=1.0)
-        first.lerp_(gradient, 1 - BETA1)
-        second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
-        change = rates[0] * first / (second.sqrt() * rates[1] + EPS)
-        if self.decay:
-            parts = [
-                torch.full((size,), float(p.dim() > 1), dtype=flat.dtype, device=flat.device)
-                for p, size in zip(self.parameters, self.sizes, strict=True)
-            ]
-            change = change + rates[2] * torch.cat(parts) * flat
-        flat.sub_(change)
-
-    def _state(self, rate: float) -> list[Tensor]:
-        """Flat parameters, moments, and the numbers that change from step to step."""
-        count = max(1, self.count)
-        numbers = [
-            rate / (1 - BETA1**count), 1 / math.sqrt(1 - BETA2**count), rate * self.decay,
-        ]  # fmt: skip
-        rates = torch.tensor(numbers, dtype=self.flat.dtype, device=self.flat.device)
-        return [self.flat, *self.moments, rates]
 
     def __call__(self, rows: Batch, rate: float) -> Tensor:
         """One step; the loss before it. Raises `Refused`, before anything is changed, if the
         rows have other sizes than those of the trace.
         """
-        self.count += 1
-        inputs = [*self._state(rate), *self._inputs(rows)]
+        self.adam.count += 1
+        inputs = [*self.adam.state(rate), *self._inputs(rows)]
         if signature(inputs) != self.signature:
-            self.count -= 1
-            raise Refused("a batch or a buffer has another size than in the first step")
+            self.adam.count -= 1
+            raise Refused("a batch or a buffer has another size than in the first step", odd=True)
         with torch.no_grad():
-            return self.run(*inputs)
+            (loss,) = self.run(*inputs)
+        return loss
 
     # --- verification -------------------------------------------------------------------
 
@@ -353,40 +283,46 @@ class Step:
         moment. Each parameter's gradient may be off by `tolerance` of its norm, plus a tenth
         of that of the norm of all.
         """
-        keep = self.flat.clone(), *(m.clone() for m in self.moments)
-        count, self.count = self.count, 0
-        try:
-            with torch.no_grad(), _undone(self.family):
-                for moment in self.moments:
-                    moment.zero_()
-                loss = self(rows, 0.0)
-                found = self.moments[0] / (1 - BETA1)
-        finally:
-            self.count = count
-            for now, before in zip((self.flat, *self.moments), keep, strict=True):
-                now.copy_(before)
-        pieces = zip(want.gradients, self.parameters, strict=True)
-        wanted = torch.cat([
-            torch.zeros_like(p).reshape(-1) if g is None else g.reshape(-1) for g, p in pieces
-        ])  # fmt: skip
-        norm = torch.linalg.vector_norm(wanted)
         if not want.finite:
             return  # nothing to compare with: the loop will lower the rate
-        if self.clip is not None:
-            wanted = wanted * (self.clip / norm).clamp(max=1.0)
-            norm = norm.clamp(max=self.clip)
-        slack = tolerance * max(1.0, abs(float(want.loss)))
+        loss, found = self._gradient(rows)
+        wanted = _flat(want.gradients, self.adam.parameters)
+        norm = torch.linalg.vector_norm(wanted)
+        if self.adam.clip is not None:
+            wanted = wanted * (self.adam.clip / norm).clamp(max=1.0)
+            norm = norm.clamp(max=self.adam.clip)
         off = abs(float(loss - want.loss))
-        if not off <= slack:
-            raise Refused(f"the loss of the graph is off by {off:.2g} nats")
-        for parameter, a, b in zip(
-            self.parameters, found.split(self.sizes), wanted.split(self.sizes), strict=True
-        ):
+        if not off <= tolerance * max(1.0, abs(float(want.loss))):
+            raise Refused(f"the loss of the graph is off by {off:.2g} nats", odd=True)
+        pieces = zip(*map(self.adam.split, (found, wanted)), strict=True)
+        for parameter, (a, b) in zip(self.adam.parameters, pieces, strict=True):
             allowed = tolerance * (torch.linalg.vector_norm(b) + 0.1 * norm)
             off = float(torch.linalg.vector_norm(a - b))
             if not off <= float(allowed):
                 name = self.names[id(parameter)]
-                raise Refused(f"the gradient of {name} is off by {off:.2g}")
+                raise Refused(f"the gradient of {name} is off by {off:.2g}", odd=True)
+
+    def _gradient(self, rows: Batch) -> tuple[Tensor, Tensor]:
+        """Loss and clipped gradient (p,) by the graph, from the present random state."""
+        state = self.adam.flat, *self.adam.moments
+        keep, count = [v.clone() for v in state], self.adam.count
+        try:
+            with torch.no_grad(), _undone(self.family):
+                for moment in self.adam.moments:
+                    moment.zero_()
+                self.adam.count = 0
+                loss = self(rows, 0.0)
+                return loss, self.adam.moments[0] / (1 - BETA1)
+        finally:
+            self.adam.count = count
+            for now, before in zip(state, keep, strict=True):
+                now.copy_(before)
+
+
+def _flat(gradients: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensor:
+    """Gradients of all parameters as one tensor (p,), 0 where there is none."""
+    pairs = zip(gradients, like, strict=True)
+    return torch.cat([(torch.zeros_like(v) if g is None else g).reshape(-1) for g, v in pairs])
 
 
 def _lowered(graph: GraphModule, frozen: object) -> tuple[Run, str, str]:
@@ -402,7 +338,7 @@ def _lowered(graph: GraphModule, frozen: object) -> tuple[Run, str, str]:
             try:
                 _COMPILED[key] = compile_graph(graph)
             except Exception as error:  # noqa: BLE001 - of the compiler, or of torch's own
-                return graph, "traced", f"the compiler failed: {_short(error)}"
+                return graph, "traced", f"{FAILED}: {_short(error)}"
         _COMPILED.move_to_end(key)
         while len(_COMPILED) > KEPT:
             _COMPILED.popitem(last=False)

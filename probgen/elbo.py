@@ -10,7 +10,8 @@ sites whose gradient needs the score function to `Trace_ELBO`, enumerated sites 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ import torch
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
-from torch import Tensor
+from torch import Tensor, nn
 
 from probgen.batch import Batch
 from probgen.errors import NotSupported, message
@@ -262,6 +263,28 @@ class Need:
     nesting: int
 
 
+def buffers_of(family: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """Name, owner and own name of each buffer."""
+    for name, _ in family.named_buffers():
+        path, _, leaf = name.rpartition(".")
+        yield name, family.get_submodule(path), leaf
+
+
+@contextmanager
+def same_buffers(family: nn.Module) -> Iterator[None]:
+    """Leave the buffers as they were, those too that are replaced by others inside."""
+    before = [(owner, leaf, owner._buffers[leaf]) for _, owner, leaf in buffers_of(family)]
+    values = [None if held is None else held.clone() for _, _, held in before]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for (owner, leaf, held), value in zip(before, values, strict=True):
+                owner._buffers[leaf] = held
+                if held is not None and value is not None:
+                    held.copy_(value)
+
+
 def inspect_pair(family: Family, batch: Batch) -> Need:
     """Run the pair once on a few rows and say which estimator its gradient needs.
 
@@ -274,16 +297,12 @@ def inspect_pair(family: Family, batch: Batch) -> Need:
         and that is not enumerated: no unbiased gradient is implemented for it.
     """
     few = batch.take(slice(0, 2))
-    buffers = [(buffer, buffer.clone()) for buffer in family.buffers()]
     probe = _Inspect()
     Messenger.__init__(probe)
-    with noise(0), torch.enable_grad(), probe:
+    with same_buffers(family), noise(0), torch.enable_grad(), probe:
         family.guide(few)
         probe.in_model = True
         family.model(few)
-    with torch.no_grad():
-        for buffer, before in buffers:
-            buffer.copy_(before)
     if probe.enumerated:
         return Need("enumerate", probe.nesting)
     if probe.orphans:

@@ -12,10 +12,20 @@ from dataclasses import replace
 
 import torch
 import torch.distributed as distributed
-from torch import Tensor, nn
+from torch import Tensor
 
+from probgen.adam import Adam
 from probgen.batch import Batch
-from probgen.compiled import LATER, Refused, Step, ahead, eager, pays, too_short
+from probgen.compiled import (
+    LATER,
+    Refused,
+    Step,
+    eager,
+    expected,
+    out_of_question,
+    pays,
+    too_little,
+)
 from probgen.elbo import estimator, inspect_pair, lean_loss, pyro_loss
 from probgen.errors import NotSupported, message, warn
 from probgen.family import Family
@@ -96,59 +106,6 @@ def held_out(family: Family, batch: Batch, engine: Engine | None) -> float:
     return total / float(batch.weight.sum())
 
 
-class _Adam:
-    """Adam with gradient clipping and weight decay, in as few kernels as torch allows."""
-
-    def __init__(self, parameters: list[nn.Parameter], rate: float, training: Training) -> None:
-        self.parameters, self.clip = parameters, training.gradient_clip
-        self.decay = training.weight_decay
-        self.decayed: list[Tensor] = [p for p in parameters if p.dim() > 1 and self.decay]
-        fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
-        self.optimiser = torch.optim.Adam(parameters, lr=rate, fused=fused) if parameters else None
-
-    def descend(self, gradients: Sequence[Tensor | None], rate: float) -> None:
-        if self.optimiser is None:
-            return
-        # one of a constant is a view of a single number, which cannot be changed in place
-        gradients = [None if g is None else g.contiguous() for g in gradients]
-        if self.clip is not None:
-            present = [g for g in gradients if g is not None]
-            if not present:
-                return
-            norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(present)))
-            torch._foreach_mul_(present, (self.clip / norm).clamp(max=1.0))
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = gradient
-        if self.decayed:
-            with torch.no_grad():
-                torch._foreach_mul_(self.decayed, 1 - rate * self.decay)
-        self.optimiser.param_groups[0]["lr"] = rate
-        self.optimiser.step()
-        for parameter in self.parameters:
-            parameter.grad = None
-
-    def tensors(self, prefix: str) -> dict[str, Tensor]:
-        if self.optimiser is None:
-            return {}
-        state = self.optimiser.state
-        return {
-            f"{prefix}{i}.{key}": value
-            for i, parameter in enumerate(self.parameters)
-            for key, value in state.get(parameter, {}).items()
-        }
-
-    def load(self, prefix: str, tensors: dict[str, Tensor]) -> None:
-        if self.optimiser is None:
-            return
-        self.optimiser.state.clear()
-        for i, parameter in enumerate(self.parameters):
-            start = f"{prefix}{i}."
-            found = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
-            if found:
-                device = parameter.device
-                self.optimiser.state[parameter] = {k: v.to(device) for k, v in found.items()}
-
-
 class _Sliced:
     """Minibatches: one permutation an epoch, cut into slices of equal size.
 
@@ -200,9 +157,10 @@ class _Sliced:
 class Gradients(_Sliced):
     """Steps of Adam on the negative ELBO, eager or as one graph.
 
-    The first step decides: by `Training.compile`, and for "auto" by the steps that are certain
+    The first step decides: by `Training.compile`, and for "auto" by the steps that are expected
     and the work of one, which `compiled.pays` weighs against the time to compile. That goes by
-    sizes alone, never by a clock, so that a fit can be repeated bit for bit.
+    sizes alone, never by a clock, so that a fit can be repeated bit for bit. Where the step
+    cannot be one graph, or the graph cannot be compiled, `reason` says why; True also warns.
     """
 
     def __init__(self, family: Family, batch: Batch, training: Training, size: int) -> None:
@@ -211,7 +169,7 @@ class Gradients(_Sliced):
         self.chosen = choose_engine(family, batch)
         self.engine, self.reason = self.chosen.name, ""
         self.parameters = [p for p in family.parameters() if p.requires_grad]
-        self.adam = _Adam(self.parameters, self.rate, training)
+        self.adam = Adam(self.parameters, self.rate, training)
         self.graph: Step | None = None
         self.undecided, self.epochs = True, 0
 
@@ -244,12 +202,17 @@ class Gradients(_Sliced):
                 want = eager(self.family, self.chosen.loss, self.parameters, rows)
                 self.graph.hold(rows, want, LATER)
         except Refused as refused:
-            self._give_up(str(refused))
+            self._give_up(refused)
 
     def _make(self, rows: Batch) -> None:
-        compile_, steps = self.training.compile, -(-len(self.batch) // self.size)
-        certain = ahead(self.training, steps)
-        self.reason = too_short(rows, certain, self.world, compile_)
+        how, steps = self.training.compile, -(-len(self.batch) // self.size)
+        never = out_of_question(self.chosen.name, self.world)
+        if how is True and never:
+            raise Refused(never)
+        steps = expected(self.training, steps)
+        self.reason = "compile=False" if how is False else never
+        if how == "auto":
+            self.reason = self.reason or too_little(rows, steps)
         if self.reason:
             self.undecided = False
             return
@@ -258,7 +221,7 @@ class Gradients(_Sliced):
         if not first.finite:  # the loop will lower the rate; the next epoch decides
             return
         self.undecided = False
-        self.reason = pays(first.work, certain) if compile_ == "auto" else ""
+        self.reason = pays(first.work, steps) if how == "auto" else ""
         if self.reason:
             return
         graph = Step(
@@ -266,6 +229,8 @@ class Gradients(_Sliced):
         )  # fmt: skip
         graph.load("adam", self.adam.tensors("adam"))
         self.graph, self.engine, self.reason = graph, graph.engine, graph.reason
+        if self.engine != "compiled":
+            self._say(graph.odd)
 
     def _as_graph(self, rows: Batch) -> Tensor | None:
         """A step by the graph, or None where there is none."""
@@ -274,21 +239,36 @@ class Gradients(_Sliced):
         try:
             return self.graph(rows, self.rate)
         except Refused as refused:
-            self._give_up(str(refused))
+            self._give_up(refused)
             return None
 
-    def _give_up(self, reason: str) -> None:
+    def shrink(self) -> int:
+        """Half the batch size, for which another graph is made."""
+        self._leave_graph("")
+        self.undecided = True
+        return super().shrink()
+
+    def _leave_graph(self, reason: str) -> None:
         """Go on with eager steps from the present state."""
         self.undecided = False
         if self.graph is not None:
             self.adam.load("adam", {k: v.clone() for k, v in self.tensors().items()})
             self.close()
         self.graph, self.engine, self.reason = None, self.chosen.name, reason
+
+    def _give_up(self, refused: Refused) -> None:
+        self._leave_graph(str(refused))
+        self._say(refused.odd)
+
+    def _say(self, odd: bool) -> None:
+        """Warn that the step is not compiled, if it was asked for or is no one's plan."""
+        if not odd and self.training.compile is not True:
+            return
         warn(
             message(
-                f"a training step that is not compiled: {reason}",
-                "a model and a guide of torch operations whose shapes and conditions do not "
-                "depend on values",
+                f"a training step that is not compiled: {self.reason}",
+                "a C++ compiler, and a model and a guide of torch operations whose shapes and "
+                "conditions depend neither on values nor on the number of the step",
                 "set compile=False; the result is the same, later",
             ),
             RuntimeWarning,
@@ -347,7 +327,7 @@ class Objectives(_Sliced):
             )
         self.family, self.rate, self.step = family, training.learning_rate, 0
         self.objectives = family.objectives()
-        self.adams = [_Adam(list(o.parameters), self.rate, training) for o in self.objectives]
+        self.adams = [Adam(list(o.parameters), self.rate, training) for o in self.objectives]
 
     def epoch(self, generator: torch.Generator) -> Iterator[Tensor]:
         for rows in self.slices(generator):

@@ -27,7 +27,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = ["Work", "compile_graph", "has_compiler", "signature", "trace"]
 
-Run = Callable[..., Tensor]
+#: a function of tensors that returns several
+Run = Callable[..., Sequence[Tensor]]
 #: what Pyro calls to look at a number, in whatever module it was imported by name
 LOOKS = {
     "warn_if_nan": lambda value, *args, **kwargs: value,
@@ -63,18 +64,18 @@ def _passed_over() -> Iterator[None]:
     """
     own, before = threading.get_ident(), torch._C._get_tracing_state
 
-    def state() -> object:
+    def state() -> Any:
         return True if threading.get_ident() == own else before()
 
-    found = [
+    found: list[tuple[Any, str, Any]] = [
         (module, name, passing)
         for key, module in list(sys.modules.items())
         if key.partition(".")[0] == "pyro"
         for name, passing in LOOKS.items()
         if name in vars(module)
     ]
+    found.append((torch._C, "_get_tracing_state", state))
     patches = [patch.object(module, name, passing) for module, name, passing in found]
-    patches.append(patch.object(torch._C, "_get_tracing_state", state))
     with _all(patches):
         yield
 

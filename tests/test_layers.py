@@ -45,6 +45,7 @@ ROWS = [
     {"weights", "plain"},  # of a saved model
     {"elbo", "tracing"},
     {"training", "stopping"},
+    {"adam"},
     {"compiled"},
     {"engines"},
     {"loop"},
