@@ -26,6 +26,8 @@ UNIT_LOGISTIC = math.sqrt(3.0) / math.pi
 RESERVED = 0.3
 #: steps and rows of the fit of a marginal mixture that a head starts from
 STEPS, ROWS = 30, 5000
+#: smallest deviation of a part in that fit, relative to the spacing of quantiles there
+LEAST = 0.3
 #: smallest scale that a part of a mixture may have, relative to the smallest at the start
 FLOOR = 0.1
 #: largest count that is drawn: whole numbers beyond are not exact in float64
@@ -66,6 +68,7 @@ class CategoryHead(Head):
 
     floor: Tensor
     shape: Tensor
+    held: Tensor
 
     def __init__(self, slots: Sequence[Slot], members: Sequence[int]) -> None:
         super().__init__(members)
@@ -170,7 +173,9 @@ class MixtureHead(Head):
         gap = (found[:, 2:] - found[:, :-2]) / (2 * wide[:, None])
         # repeated values leave no gaps; a tenth of an even spacing is a safe least width
         spread = gap.clamp_min(0.1 / k)
-        logit, place, spread = _fitted(z, seen, weight, place, spread, 0.3 * gap.clamp_min(0.1 / k))
+        logit, place, spread = _fitted(
+            z, seen, weight, place, spread, 0.3 * gap.clamp_min(0.1 / k)
+        )
         scale = spread * self.unit
         self.floor = (FLOOR * scale.amin(1)).to(self.floor)
         log_scale = (scale - self.floor[:, None]).log().clamp(-5.9, 5.9)
@@ -261,6 +266,7 @@ class Heads(nn.Module):
     """
 
     owner: Tensor
+    back: Tensor
 
     def __init__(self, slots: Sequence[Slot], parts: int = 8) -> None:
         super().__init__()

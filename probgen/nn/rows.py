@@ -21,7 +21,7 @@ from probgen.columns import Slot
 from probgen.nn.cells import Cells
 from probgen.nn.heads import Heads
 
-__all__ = ["RowNetwork", "places", "seen_first", "tied_order"]
+__all__ = ["RowNetwork", "by_rank", "patterns", "places", "tied_order"]
 
 #: rows of equal holes, on average, from which on they are drawn pattern by pattern
 ALIKE = 16
@@ -42,10 +42,20 @@ def places(order: Tensor) -> Tensor:
     return order.argsort(-1)
 
 
-def seen_first(order: Tensor, seen: Tensor) -> Tensor:
-    """Places (n, m) of the slots of rows whose seen slots come first, then in `order` (m,)."""
-    moved = order[(~seen[:, order]).to(torch.uint8).argsort(dim=-1, stable=True)]
-    return moved.argsort(-1)
+def by_rank(order: Tensor, rank: Tensor) -> Tensor:
+    """Orders (n, m) of rows: slots of lower rank (n, m) first, those of equal rank by `order`."""
+    return order[rank[:, order].to(torch.uint8).argsort(dim=-1, stable=True)]
+
+
+def patterns(rank: Tensor) -> list[Tensor] | None:
+    """Rows (c,) of each pattern (n, m) of small numbers; None where most rows have their own.
+
+    Rows of one pattern go by one order, with one mask for all.
+    """
+    found, which = torch.unique(rank, dim=0, return_inverse=True)
+    if len(found) > 1 and len(found) * ALIKE > len(rank):
+        return None
+    return [(which == number).nonzero()[:, 0] for number in range(len(found))]
 
 
 class RowNetwork(nn.Module):
@@ -73,6 +83,7 @@ class RowNetwork(nn.Module):
     """
 
     degree: Tensor
+    below: Tensor
 
     def __init__(
         self,
@@ -98,9 +109,7 @@ class RowNetwork(nn.Module):
         self.first_bias = nn.Parameter(torch.zeros(hidden, dtype=torch.float64))
         self.given = _weight(hidden, context, context) if context else None
         fan = below.sum(1, keepdim=True).double()
-        self.inner = nn.ParameterList(
-            _weight(hidden, hidden, fan) for _ in range(2 * layers)
-        )
+        self.inner = nn.ParameterList(_weight(hidden, hidden, fan) for _ in range(2 * layers))
         self.inner_bias = nn.ParameterList(
             nn.Parameter(torch.zeros(hidden, dtype=torch.float64)) for _ in range(2 * layers)
         )
@@ -121,7 +130,11 @@ class RowNetwork(nn.Module):
     # --- the network, dense ---------------------------------------------------------------
 
     def log_probs(
-        self, x: Tensor, seen: Tensor, order: Tensor, context: Tensor | None = None,
+        self,
+        x: Tensor,
+        seen: Tensor,
+        order: Tensor,
+        context: Tensor | None = None,
         known: Tensor | None = None,
     ) -> Tensor:
         """Log density (n, m) of each seen cell given the seen cells before it, 0 where unseen.
@@ -223,7 +236,11 @@ class RowNetwork(nn.Module):
 
     @torch.no_grad()
     def draw(
-        self, x: Tensor, seen: Tensor, order: Tensor, context: Tensor | None = None,
+        self,
+        x: Tensor,
+        seen: Tensor,
+        order: Tensor,
+        context: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Fill the unseen cells of x (n, m), in `order` (m,) with the seen cells of a row first.
@@ -242,11 +259,10 @@ class RowNetwork(nn.Module):
         open_ = ~seen & ~self._settled(x, seen)
         if not len(x) or not bool(open_.any()):
             return x
-        patterns, which = torch.unique(seen, dim=0, return_inverse=True)
-        if len(patterns) > 1 and len(patterns) * ALIKE > len(x):
+        alike = patterns(seen)
+        if alike is None:
             return self._draw_apart(x, seen, order, context, generator)
-        for number in range(len(patterns)):
-            at = (which == number).nonzero()[:, 0]
+        for at in alike:
             part = None if context is None else context[at]
             x[at] = self._draw_alike(x[at], seen[at], order, part, generator)
         return x
@@ -267,12 +283,16 @@ class RowNetwork(nn.Module):
         }  # fmt: skip
 
     def _draw_alike(
-        self, x: Tensor, seen: Tensor, order: Tensor, context: Tensor | None,
+        self,
+        x: Tensor,
+        seen: Tensor,
+        order: Tensor,
+        context: Tensor | None,
         generator: torch.Generator | None,
     ) -> Tensor:
         """Rows seen in the same slots: units enter by their degree, each once."""
         atoms = self._atoms()
-        turn = order[(~seen[0, order]).to(torch.uint8).argsort(dim=-1, stable=True)].tolist()
+        turn = by_rank(order, ~seen[:1])[0].tolist()
         entered = self.first_bias.expand(len(x), -1).clone()
         if self.given is not None and context is not None:
             entered += linear(context.to(entered.dtype), self.given)
@@ -315,11 +335,15 @@ class RowNetwork(nn.Module):
             h = after
 
     def _draw_apart(
-        self, x: Tensor, seen: Tensor, order: Tensor, context: Tensor | None,
+        self,
+        x: Tensor,
+        seen: Tensor,
+        order: Tensor,
+        context: Tensor | None,
         generator: torch.Generator | None,
     ) -> Tensor:
         """Rows of any patterns of holes: a pass a slot over the rows that lack it."""
-        atoms, place = self._atoms(), seen_first(order, seen)
+        atoms, place = self._atoms(), places(by_rank(order, ~seen))
         hidden = ~seen & ~self._settled(x, seen)
         features = self.cells(x, seen)
         entered = self._entered(features, place)  # unseen cells add nothing
