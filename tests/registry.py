@@ -70,7 +70,7 @@ REGISTRY: dict[str, Callable[[], Density]] = {
     "mixture-restarts": _mixture(restarts=2, starts=1),
     "autoregressive": lambda: Autoregressive(
         hidden=32, layers=1, parts=4, orders=3, noise=0.0, validation=0.0,
-        max_epochs=60, batch_size=1000, random_state=0
+        max_epochs=25, batch_size=1000, random_state=0
     ),
     "stack": _stack(
         wide=_mixture(components=2, starts=1),

@@ -36,24 +36,15 @@ def grouped(slots: Sequence[Slot], key: str) -> dict[tuple[int, bool], list[int]
 def quantiles(x: Tensor, seen: Tensor, weight: Tensor, levels: Tensor) -> Tensor:
     """Weighted quantiles (m, q) of the seen cells of x (n, m); 0 where a column has none.
 
-    Linear between the middles of the weights of sorted cells. Cost n log n a column.
+    The least cell up to which lies the level's share of the weight: weight 2 equals the cell
+    twice. Cost n log n a column.
     """
     ordered, at = torch.where(seen, x, torch.inf).sort(0)
-    mass = (weight[:, None] * seen).gather(0, at)
-    middle = mass.cumsum(0) - 0.5 * mass
-    total = mass.sum(0)
-    place = torch.searchsorted(
-        (middle / total.clamp_min(1e-300)).T.contiguous(),
-        levels.to(x.dtype).expand(x.shape[1], -1).contiguous(),
-    )
+    mass = (weight[:, None] * seen).gather(0, at).cumsum(0)
+    wanted = levels.to(mass) * mass[-1:].T * (1 - 1e-12)
+    place = torch.searchsorted(mass.T.contiguous(), wanted.contiguous())
     last = (seen.sum(0) - 1).clamp_min(0)[:, None]
-    high, low = torch.minimum(place, last), (place - 1).clamp_min(0).minimum(last)
-    column = ordered.T
-    a, b = column.gather(1, low), column.gather(1, high)
-    share = (middle / total.clamp_min(1e-300)).T
-    left, right = share.gather(1, low), share.gather(1, high)
-    t = ((levels - left) / (right - left).clamp_min(1e-300)).clamp(0, 1)
-    value = torch.where(high > low, a + (b - a) * t, a)
+    value = ordered.T.gather(1, torch.minimum(place, last))
     return torch.where(seen.any(0)[:, None], value, torch.zeros_like(value))
 
 

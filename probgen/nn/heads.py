@@ -26,10 +26,6 @@ UNIT_LOGISTIC = math.sqrt(3.0) / math.pi
 RESERVED = 0.3
 #: steps and rows of the fit of a marginal mixture that a head starts from
 STEPS, ROWS = 30, 5000
-#: smallest deviation of a part in that fit, relative to the spacing of quantiles there
-LEAST = 0.3
-#: smallest scale that a part of a mixture may have, relative to the smallest at the start
-FLOOR = 0.1
 #: largest count that is drawn: whole numbers beyond are not exact in float64
 LARGEST = 2.0**53
 #: rows that a marginal counts for beyond those there are, spread evenly over the levels
@@ -173,17 +169,19 @@ class MixtureHead(Head):
         gap = (found[:, 2:] - found[:, :-2]) / (2 * wide[:, None])
         # repeated values leave no gaps; a tenth of an even spacing is a safe least width
         spread = gap.clamp_min(0.1 / k)
-        logit, place, spread = _fitted(
-            z, seen, weight, place, spread, 0.3 * gap.clamp_min(0.1 / k)
-        )
+        least = self.least * spread
+        logit, place, spread = _fitted(z, seen, weight, place, spread, least)
         scale = spread * self.unit
-        self.floor = (FLOOR * scale.amin(1)).to(self.floor)
+        self.floor = (self.least_scale * scale.amin(1)).to(self.floor)
         log_scale = (scale - self.floor[:, None]).log().clamp(-5.9, 5.9)
         log_scale = 6.0 * torch.atanh(log_scale / 6.0)
         return torch.cat([logit, place, log_scale, torch.zeros_like(logit[:, :2])], 1)
 
     #: scale of a part by its standard deviation
     unit = 1.0
+    #: smallest deviation of a part at the start, relative to the spacing of quantiles there; and
+    #: smallest scale ever, relative to the smallest at the start: no density grows without bound
+    least, least_scale = 0.3, 0.1
 
     def _pick(self, out: Tensor, member: int, generator: torch.Generator | None) -> Tensor:
         """Places and scales (2, n) of a part drawn for each row."""
@@ -228,6 +226,7 @@ class CountHead(MixtureHead):
     """
 
     unit = UNIT_LOGISTIC
+    least, least_scale = 0.02, 0.01  # a mass cannot grow beyond one
 
     def start(self, x: Tensor, seen: Tensor, weight: Tensor) -> Tensor:
         # spread over its cell by an even sequence, so that no noise enters
