@@ -9,17 +9,22 @@ prefixes of orders, which is what the network was trained on.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import replace
+from typing import Any
 
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
+from torch.nn.functional import pad
 
 from probgen.batch import Batch
+from probgen.conditionals import Conditionals, Drawn, Levels, Reals, atom_slots, unseen_rows
 from probgen.family import Draws, Family
 from probgen.nn.cells import Cells
+from probgen.nn.heads import CategoryHead, CountHead, RealHead
 from probgen.nn.rows import RowNetwork, by_rank, patterns, places, tied_order
 from probgen.schema import Schema
 
@@ -215,6 +220,46 @@ class AnyOrder(Family):
                 found = self.net.draw(x[rows], part.seen, order, self._given(part), generator)
                 x[rows] = found.double()
         return x
+
+    def conditionals(self, batch: Batch) -> Conditionals:
+        """Each unseen cell given the seen ones, as the mean over the fixed orders.
+
+        Levels and mixtures of normals are exact; a count is summed up by even quantiles of the
+        parts of its mixture. The number of a column with atoms is given that there is no atom.
+        """
+        slots = self.schema.slots
+        atoms = atom_slots(slots)
+        found: Conditionals = {}
+        for i, off in unseen_rows(slots, batch.seen).items():
+            part = batch.take(off)
+            seen = part.seen.clone()
+            share = _values(part).new_full((len(off),), 1 / len(self.orders))
+            if i in atoms:
+                seen[:, atoms[i]] = True  # code 0, which unseen cells hold: no atom
+                levels = found[atoms[i]][1]
+                assert isinstance(levels, Levels)  # noqa: S101 - what a category has
+                share = share * levels.probs[:, 0]
+            part = replace(part, seen=seen, complete=False)
+            # of one class: all orders of one slot
+            each: list[Any] = [self._cells(i, part, order).scaled(share) for order in self.orders]
+            found[i] = off, functools.reduce(lambda one, two: one.joined(two), each)
+        return found
+
+    def _cells(self, slot: int, batch: Batch, order: Tensor) -> Levels | Reals | Drawn:
+        """One unseen slot of all rows given the seen cells, along one order."""
+        net = self._network()
+        given = self._given(batch)
+        out = net.outputs_of(slot, _values(batch), batch.seen, order, given)
+        number, member, _ = net.heads.at[slot]
+        head = net.heads.each()[number]
+        if isinstance(head, CategoryHead):
+            probs = head.probs(out)
+            return Levels(pad(probs, (0, self.schema.slots[slot].size - head.size)))
+        if isinstance(head, CountHead):
+            return Drawn(*head.points(out, member))
+        assert isinstance(head, RealHead)  # noqa: S101 - the only kind left
+        weights, mean, scale = head.normals(out, member)
+        return Reals(weights, mean, scale, torch.full_like(mean, math.inf))
 
 
 class AnyOrderRows(TorchDistribution):

@@ -28,6 +28,8 @@ RESERVED = 0.3
 STEPS, ROWS = 30, 5000
 #: largest count that is drawn: whole numbers beyond are not exact in float64
 LARGEST = 2.0**53
+#: quantiles of a part of the mixture of a count by which it is summed up
+POINTS = 32
 #: rows that a marginal counts for beyond those there are, spread evenly over the levels
 LEVEL_ROWS = 0.5
 
@@ -249,8 +251,20 @@ class CountHead(MixtureHead):
     def draw(self, out: Tensor, member: int, generator: torch.Generator | None) -> Tensor:
         place, scale = self._pick(out, member, generator)
         z = torch.logit(uniform(place, generator).clamp(1e-300, 1 - 1e-16))
-        t = self.centre[member] + self.scale[member] * (place + scale * z)
-        return (t.clamp_max(math.log(LARGEST)).exp() - 0.5).floor().clamp(0.0, LARGEST)
+        return self._whole(place + scale * z, member)
+
+    def points(self, out: Tensor, member: int) -> tuple[Tensor, Tensor]:
+        """Counts (n, k POINTS) at even quantiles of each part of one slot, and their weights."""
+        logits, place, scale = self.mixture(out, member)
+        level = (torch.arange(POINTS, dtype=out.dtype, device=out.device) + 0.5) / POINTS
+        t = (place[..., None] + scale[..., None] * level.logit()).flatten(1)
+        weights = logits.exp().repeat_interleave(POINTS, 1) / POINTS
+        return self._whole(t, member), weights
+
+    def _whole(self, t: Tensor, member: int) -> Tensor:
+        """The counts whose cells hold standardised logarithms t."""
+        value = (self.centre[member] + self.scale[member] * t).clamp_max(math.log(LARGEST))
+        return (value.exp() - 0.5).floor().clamp(0.0, LARGEST)
 
 
 class Heads(nn.Module):

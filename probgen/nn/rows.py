@@ -25,6 +25,8 @@ __all__ = ["RowNetwork", "by_rank", "patterns", "places", "tied_order"]
 
 #: rows of equal holes, on average, from which on they are drawn pattern by pattern
 ALIKE = 16
+#: strips into which wide layers are cut, and the least width for which that pays
+STRIPS, STRIPPED = 4, 512
 
 
 def tied_order(slots: Sequence[Slot], noise: Tensor) -> Tensor:
@@ -102,6 +104,8 @@ class RowNetwork(nn.Module):
         self.register_buffer("degree", degree, persistent=False)
         below = degree[None, :] <= degree[:, None]
         self.register_buffer("below", below, persistent=False)
+        self.degree_of = degree.tolist()
+        self.strip = hidden if hidden < STRIPPED else -(-hidden // STRIPS)
         #: units of degree d at most: [: reach[d]]
         self.reach = [int((degree <= d).sum()) for d in range(m)]
         width = self.cells.width
@@ -184,12 +188,22 @@ class RowNetwork(nn.Module):
         h = entered + self.first_bias
         if self.given is not None and context is not None:
             h = h + linear(context.to(h.dtype), self.given)
-        below = self.below.to(h.dtype)
         for a in range(0, len(self.inner), 2):
-            step = linear(h.relu(), self.inner[a] * below, self.inner_bias[a]).relu()
-            step = dropout(step, self.dropout, self.training)
-            h = h + linear(step, self.inner[a + 1] * below, self.inner_bias[a + 1])
+            step = dropout(self._inner(a, h.relu()).relu(), self.dropout, self.training)
+            h = h + self._inner(a + 1, step)
         return h.relu()
+
+    def _inner(self, layer: int, h: Tensor) -> Tensor:
+        """An inner layer, a strip of units at a time: a unit reads none of higher degree."""
+        mask, bias = self.below.to(h.dtype), self.inner_bias[layer]
+        weights = self.inner[layer].split(self.strip)
+        stops = [min(self.hidden, (k + 1) * self.strip) for k in range(len(weights))]
+        ends = [self.reach[int(self.degree_of[stop - 1])] for stop in stops]
+        parts = [
+            h[:, :end] @ (own[:, :end] * mask[stop - len(own) : stop, :end]).T
+            for own, stop, end in zip(weights, stops, ends, strict=True)
+        ]
+        return (parts[0] if len(parts) == 1 else torch.cat(parts, 1)) + bias
 
     # --- rows of their own orders ---------------------------------------------------------
 
@@ -217,6 +231,24 @@ class RowNetwork(nn.Module):
             out[:, span] = linear(read, self.last[span], self.last_bias[span])
             out[:, span] += linear(before, self.direct[span])
         return out
+
+    def outputs_of(
+        self, slot: int, x: Tensor, seen: Tensor, order: Tensor, context: Tensor | None = None
+    ) -> Tensor:
+        """Outputs (n, outputs of the slot) of an unseen slot given all seen cells of its row."""
+        place = places(by_rank(order, ~seen))
+        features = self.cells(x, seen)
+        entered = self._entered(features, place)
+        return self._output(slot, entered, features, seen.sum(1), context)
+
+    def _output(
+        self, slot: int, entered: Tensor, features: Tensor, place: Tensor, context: Tensor | None
+    ) -> Tensor:
+        """The same from the first layer; every known cell has its place (n,) before the slot."""
+        read = self._hidden(entered, context) * (self.degree <= place[:, None])
+        _, _, span = self.heads.at[slot]
+        out = linear(read, self.last[span], self.last_bias[span])
+        return out + linear(features, self.direct[span])
 
     def _entered(self, features: Tensor, place: Tensor) -> Tensor:
         entered = features.new_zeros(len(features), self.hidden)
@@ -355,11 +387,7 @@ class RowNetwork(nn.Module):
             if not len(at):
                 continue
             part = None if context is None else context[at]
-            h = self._hidden(entered[at], part)
-            read = h * (self.degree <= place[at, slot, None])
-            _, _, span = self.heads.at[slot]
-            out = linear(read, self.last[span], self.last_bias[span])
-            out += linear(features[at], self.direct[span])  # of known cells, which come first
+            out = self._output(slot, entered[at], features[at], place[at, slot], part)
             x[at, slot] = self.heads.draw(out, slot, generator).to(x.dtype)
             seen[at, slot] = True
             features[at] = self.cells(x[at], seen[at])

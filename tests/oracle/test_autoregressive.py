@@ -119,7 +119,7 @@ def test_a_mixed_table_has_mass_one():
         values[:-1, 2], values[-1, 1] = real, 1
         on = torch.ones_like(values, dtype=torch.bool)
         on[-1, 2] = False
-        p = family.exact_log_prob(Batch.of(values, on), None).exp()
+        p = family.exact_log_prob(Batch.of(values, on), None).exp().detach()
         own = float(p[:-1].sum() * (real[1] - real[0]) + p[-1])
         total += own * (1 if n < 40 else 20 if n == 40 else 40)  # trapezoids in the tail
     assert abs(total - 1) < 0.01
@@ -247,3 +247,30 @@ def test_few_rows_end_near_independent_columns():
     model = pg.Autoregressive(noise=0.0, random_state=0).fit(table)
     floor = pg.Independent(random_state=0).fit(table)
     assert model.score(fresh) > floor.score(fresh) - 0.3
+
+
+def test_conditionals_of_one_cell_are_those_of_the_density():
+    rng = np.random.default_rng(7)
+    n = 600
+    a = rng.normal(size=n)
+    table = pd.DataFrame({
+        "a": a,
+        "label": np.where(a + rng.normal(size=n) > 0, "x", rng.choice(list("yz"), n)),
+        "count": rng.poisson(np.exp(1 + 0.5 * a)),
+        "spike": np.where(rng.random(n) < 0.4, 0.0, a + rng.normal(size=n)),
+    })  # fmt: skip
+    settings = {"hidden": 32, "noise": 0.0, "max_epochs": 30, "random_state": 0}
+    model = pg.Autoregressive(**settings).fit(table)
+    row = table.head(1)
+    known = row.drop(columns="label")
+    levels = pd.DataFrame({"label": list("xyz")})
+    p = model.log_prob(levels, given=known.iloc[[0, 0, 0]].reset_index(drop=True))
+    assert model.impute(row.assign(label=None))["label"][0] == levels["label"][p.argmax()]
+    for name in ("a", "count", "spike"):
+        hidden = row.assign(**{name: np.nan})
+        many = pd.concat([hidden] * 4000, ignore_index=True)
+        drawn = model.impute(many, draws=1, random_state=0)[0][name].to_numpy(float)
+        centre = float(model.impute(hidden, centre="mean")[name][0])
+        se = drawn.std() / math.sqrt(len(drawn))
+        # counts are rounded, and summed up by quantiles
+        assert abs(drawn.mean() - centre) < 4 * se + (0.6 if name == "count" else 0)
