@@ -26,6 +26,8 @@ UNIT_LOGISTIC = math.sqrt(3.0) / math.pi
 RESERVED = 0.3
 #: steps and rows of the fit of a marginal mixture that a head starts from
 STEPS, ROWS = 30, 5000
+#: weight at the start of a part for outlying cells, and its deviation by that of the column
+OUTSIDE, WIDER = 0.01, 2.0
 #: largest count that is drawn: whole numbers beyond are not exact in float64
 LARGEST = 2.0**53
 #: quantiles of a part of the mixture of a count by which it is summed up
@@ -156,8 +158,9 @@ class MixtureHead(Head):
 
     def _marginal(self, value: Tensor, seen: Tensor, weight: Tensor) -> Tensor:
         """Outputs (g, width) whose mixtures are fitted to the columns value (n, g)."""
-        k = self.parts
-        few = torch.linspace(0, len(value) - 1, min(ROWS, len(value)), device=value.device).long()
+        k = self.parts - (self.parts > 2)
+        few = torch.arange(min(ROWS, len(value)), device=value.device)
+        few = few * len(value) // max(1, len(few))
         value, seen, weight = value[few], seen[few], weight[few]
         level = (torch.arange(k, dtype=value.dtype, device=value.device) + 0.5) / k
         levels = torch.cat([level.new_tensor([0.1 / k]), level, level.new_tensor([1 - 0.1 / k])])
@@ -173,6 +176,13 @@ class MixtureHead(Head):
         spread = gap.clamp_min(0.1 / k)
         least = self.least * spread
         logit, place, spread = _fitted(z, seen, weight, place, spread, least)
+        if k < self.parts:  # a last part is for what lies outside
+            mass = weight[:, None] * seen
+            size = (mass * z.square()).sum(0) / mass.sum(0).clamp_min(1e-300)
+            logit = torch.cat([logit, torch.full_like(logit[:, :1], math.log(OUTSIDE))], 1)
+            place = torch.cat([place, torch.zeros_like(place[:, :1])], 1)
+            outside = WIDER * size.sqrt().clamp_min(1.0)
+            spread = torch.cat([spread, outside[:, None]], 1)
         scale = spread * self.unit
         self.floor = (self.least_scale * scale.amin(1)).to(self.floor)
         log_scale = (scale - self.floor[:, None]).log().clamp(-5.9, 5.9)
