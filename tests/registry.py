@@ -45,7 +45,7 @@ def _stack(**parts: Callable[[], Density]) -> Callable[[], Density]:
 
 def _flow(**settings: object) -> Callable[[], Density]:
     fast = {
-        "transforms": 2, "hidden": (16, 16), "bins": 4, "components": 3, "max_epochs": 5,
+        "transforms": 2, "hidden": (16, 16), "bins": 4, "components": 3, "max_epochs": 10, "validation": 0.0,
         "noise": 0.0, "compile": False, "random_state": 0,
     }  # fmt: skip
     return lambda: Flow(**{**fast, **settings})
@@ -81,7 +81,6 @@ REGISTRY: dict[str, Callable[[], Density]] = {
         wide=_mixture(components=2, starts=1, restarts=2),
     ),
     "flow": _flow(),
-    "flow-coupling": _flow(kind="coupling", base="student", dropout=0.1, noise=0.05),
     "sklearn": lambda: SklearnDensity(KernelDensity(bandwidth=0.5), random_state=0),
     "pair-hierarchical": _pair(pairs.hierarchical),
     "pair-zero-inflated": _pair(pairs.zero_inflated),
