@@ -43,7 +43,7 @@ def test_unseen_cells_are_zeros_and_the_reserved_level_reads_so():
     x, seen = rows()
     net = network()
     cells = net.cells
-    assert cells.widths == [2, 1, WIDEST, 5, 2]
+    assert cells.widths == [2, 2, WIDEST, 5, 2]
     assert not bool(cells(x, ~seen).any())
     features = cells(x, seen).detach()
     assert features.shape == (60, cells.width) and float(features.abs().max()) < 10
