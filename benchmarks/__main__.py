@@ -26,6 +26,7 @@ BENCHMARKS = {
     "false_discoveries": False,
     "events": False,
     "known_density": True,
+    "binary_density": True,
     "imputation": True,
     "adbench": True,
     "compare": True,

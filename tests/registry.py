@@ -69,7 +69,15 @@ REGISTRY: dict[str, Callable[[], Density]] = {
     "student": lambda: StudentT(max_epochs=200, random_state=0),
     "mixture-restarts": _mixture(restarts=2, starts=1),
     "autoregressive": lambda: Autoregressive(
-        hidden=32, layers=1, parts=4, orders=3, noise=0.0, max_epochs=40, random_state=0
+        hidden=32,
+        parts=4,
+        orders=3,
+        noise=0.0,
+        validation=0.0,
+        learning_rate=1e-3,
+        max_epochs=25,
+        batch_size=1000,
+        random_state=0,
     ),
     "stack": _stack(
         wide=_mixture(components=2, starts=1),

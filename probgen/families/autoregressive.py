@@ -2,23 +2,30 @@
 
     p(row) = mean over E fixed orders e of  prod_i p(cell e_i | seen cells before it in e)
 
-Training takes random orders, half of the time one of the fixed ones, and hides some cells
-from the others at random, so that the network also learns what it needs for rows with holes.
+Training takes random orders, and half of the time one of the fixed ones. What is asked has its
+turn after what is given and before what is unseen, so that any marginal and conditional goes by
+prefixes of orders, which is what the network was trained on.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+from dataclasses import replace
+from typing import Any
 
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
+from torch.nn.functional import pad
 
 from probgen.batch import Batch
+from probgen.conditionals import Conditionals, Drawn, Levels, Reals, atom_slots, unseen_rows
 from probgen.family import Draws, Family
 from probgen.nn.cells import Cells
-from probgen.nn.rows import RowNetwork, places, seen_first, tied_order
+from probgen.nn.heads import CategoryHead, CountHead, RealHead
+from probgen.nn.rows import RowNetwork, by_rank, patterns, places, tied_order
 from probgen.schema import Schema
 
 __all__ = ["AnyOrder"]
@@ -49,7 +56,7 @@ class AnyOrder(Family):
         dropout: float = 0.0,
         parts: int = 8,
         orders: int = 8,
-        masked: float = 0.25,
+        masked: float = 0.0,
     ) -> None:
         super().__init__(schema)
         slots = schema.slots
@@ -102,43 +109,45 @@ class AnyOrder(Family):
         known = seen
         if self.masked:
             share = torch.rand(len(x), 2, device=x.device)
-            keep = torch.where(share[:, 0] < self.masked, share[:, 1], torch.ones_like(share[:, 0]))
+            keep = torch.where(
+                share[:, 0] < self.masked, share[:, 1], torch.ones_like(share[:, 0])
+            )
             known = seen & (torch.rand(x.shape, device=x.device) < keep[:, None])
         return net.log_probs(x, seen, order, self._given(batch), known).sum(1)
 
-    def by_order(self, batch: Batch) -> Tensor:
-        """Log density (E, n) of the seen cells of each row along each fixed order."""
-        return torch.cat(
-            [
-                torch.stack([
-                    self._network().log_probs(_values(part), part.seen, order, self._given(part))
-                    .sum(1) for order in self.orders
-                ])
-                for part in self._parts(batch)
-            ],
-            1,
-        )  # fmt: skip
+    def by_order(self, batch: Batch, given: Batch | None = None) -> Tensor:
+        """Log density (E, n) of the seen cells of each row along each fixed order.
 
-    def by_order_given(self, batch: Batch, given: Batch) -> Tensor:
-        """Log density (E, n) of the seen cells of each row that are unseen in `given`.
-
-        Along each fixed order with the cells of `given` moved to its front, so that each is a
-        normalised conditional.
+        With `given`, of those that are unseen there, given the others. In each order the given
+        cells are moved to the front and the unseen ones to the end: all that is asked then has
+        its turn before any hole, and what is asked given the rest is normalised.
         """
-        net, found = self._network(), []
-        for part, known in zip(self._parts(batch), self._parts(given), strict=True):
-            asked, context = part.seen & ~known.seen, self._given(part)
-            alike = bool((known.seen == known.seen[:1]).all())
-            rows = []
-            for order in self.orders:
-                place = seen_first(order, known.seen[:1] if alike else known.seen)
-                if alike:
-                    own = net.log_probs(_values(part), part.seen, places(place[0]), context)
-                else:
-                    own = net.log_probs_by_row(_values(part), part.seen, place, context)
-                rows.append(torch.where(asked, own, torch.zeros_like(own)).sum(1))
-            found.append(torch.stack(rows))
+        found = [
+            self._along(part, None if given is None else known)
+            for part, known in zip(self._parts(batch), self._parts(given or batch), strict=True)
+        ]
         return torch.cat(found, 1)
+
+    def _along(self, batch: Batch, given: Batch | None) -> Tensor:
+        net, x, seen, context = self._network(), _values(batch), batch.seen, self._given(batch)
+        asked = seen if given is None else seen & ~given.seen
+        if given is None and batch.complete:
+            each = [net.log_probs(x, seen, order, context) for order in self.orders]
+            return torch.stack(each).sum(2)
+        rank = torch.where(asked, 1, torch.where(seen, 0, 2))
+        alike = patterns(rank)
+        each = []
+        for order in self.orders:
+            if alike is None:
+                cells = net.log_probs_by_row(x, seen, places(by_rank(order, rank)), context)
+            else:
+                cells = torch.zeros_like(x)
+                for at in alike:
+                    own = by_rank(order, rank[at[:1]])[0]
+                    part = None if context is None else context[at]
+                    cells = cells.index_copy(0, at, net.log_probs(x[at], seen[at], own, part))
+            each.append(torch.where(asked, cells, torch.zeros_like(cells)).sum(1))
+        return torch.stack(each)
 
     def _parts(self, batch: Batch) -> list[Batch]:
         net = self._network()
@@ -184,7 +193,7 @@ class AnyOrder(Family):
         """
         if self.net is None:
             return None
-        return _summed_up(self.by_order_given(batch, given))
+        return _summed_up(self.by_order(batch, given))
 
     # --- drawing --------------------------------------------------------------------
 
@@ -201,7 +210,9 @@ class AnyOrder(Family):
         if self.net is None:
             return x
         n, device = len(x), x.device
-        choice = torch.randint(len(self.orders), (n,), generator=generator, device=generator.device)
+        choice = torch.randint(
+            len(self.orders), (n,), generator=generator, device=generator.device
+        )
         choice = choice.to(device)
         for e, order in enumerate(self.orders):
             for rows in (choice == e).nonzero()[:, 0].split(DRAWN):
@@ -209,6 +220,46 @@ class AnyOrder(Family):
                 found = self.net.draw(x[rows], part.seen, order, self._given(part), generator)
                 x[rows] = found.double()
         return x
+
+    def conditionals(self, batch: Batch) -> Conditionals:
+        """Each unseen cell given the seen ones, as the mean over the fixed orders.
+
+        Levels and mixtures of normals are exact; a count is summed up by even quantiles of the
+        parts of its mixture. The number of a column with atoms is given that there is no atom.
+        """
+        slots = self.schema.slots
+        atoms = atom_slots(slots)
+        found: Conditionals = {}
+        for i, off in unseen_rows(slots, batch.seen).items():
+            part = batch.take(off)
+            seen = part.seen.clone()
+            share = _values(part).new_full((len(off),), 1 / len(self.orders))
+            if i in atoms:
+                seen[:, atoms[i]] = True  # code 0, which unseen cells hold: no atom
+                levels = found[atoms[i]][1]
+                assert isinstance(levels, Levels)  # noqa: S101 - what a category has
+                share = share * levels.probs[:, 0]
+            part = replace(part, seen=seen, complete=False)
+            # of one class: all orders of one slot
+            each: list[Any] = [self._cells(i, part, order).scaled(share) for order in self.orders]
+            found[i] = off, functools.reduce(lambda one, two: one.joined(two), each)
+        return found
+
+    def _cells(self, slot: int, batch: Batch, order: Tensor) -> Levels | Reals | Drawn:
+        """One unseen slot of all rows given the seen cells, along one order."""
+        net = self._network()
+        given = self._given(batch)
+        out = net.outputs_of(slot, _values(batch), batch.seen, order, given)
+        number, member, _ = net.heads.at[slot]
+        head = net.heads.each()[number]
+        if isinstance(head, CategoryHead):
+            probs = head.probs(out)
+            return Levels(pad(probs, (0, self.schema.slots[slot].size - head.size)))
+        if isinstance(head, CountHead):
+            return Drawn(*head.points(out, member))
+        assert isinstance(head, RealHead)  # noqa: S101 - the only kind left
+        weights, mean, scale = head.normals(out, member)
+        return Reals(weights, mean, scale, torch.full_like(mean, math.inf))
 
 
 class AnyOrderRows(TorchDistribution):
@@ -225,7 +276,7 @@ class AnyOrderRows(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """(n,) log density of the seen cells; along random orders while the family trains."""
-        rows = Batch(value, self.batch.seen, self.batch.weight, 1.0, self.batch.context)
+        rows = replace(self.batch, x=value)
         if self.family.net is None:
             return value.new_zeros(len(value))
         if self.family.training:

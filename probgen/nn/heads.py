@@ -26,10 +26,12 @@ UNIT_LOGISTIC = math.sqrt(3.0) / math.pi
 RESERVED = 0.3
 #: steps and rows of the fit of a marginal mixture that a head starts from
 STEPS, ROWS = 30, 5000
-#: smallest scale that a part of a mixture may have, relative to the smallest at the start
-FLOOR = 0.1
+#: weight at the start of a part for outlying cells, and its deviation by that of the column
+OUTSIDE, WIDER = 0.01, 2.0
 #: largest count that is drawn: whole numbers beyond are not exact in float64
 LARGEST = 2.0**53
+#: quantiles of a part of the mixture of a count by which it is summed up
+POINTS = 32
 #: rows that a marginal counts for beyond those there are, spread evenly over the levels
 LEVEL_ROWS = 0.5
 
@@ -66,6 +68,7 @@ class CategoryHead(Head):
 
     floor: Tensor
     shape: Tensor
+    held: Tensor
 
     def __init__(self, slots: Sequence[Slot], members: Sequence[int]) -> None:
         super().__init__(members)
@@ -155,8 +158,9 @@ class MixtureHead(Head):
 
     def _marginal(self, value: Tensor, seen: Tensor, weight: Tensor) -> Tensor:
         """Outputs (g, width) whose mixtures are fitted to the columns value (n, g)."""
-        k = self.parts
-        few = torch.linspace(0, len(value) - 1, min(ROWS, len(value)), device=value.device).long()
+        k = self.parts - (self.parts > 2)
+        few = torch.arange(min(ROWS, len(value)), device=value.device)
+        few = few * len(value) // max(1, len(few))
         value, seen, weight = value[few], seen[few], weight[few]
         level = (torch.arange(k, dtype=value.dtype, device=value.device) + 0.5) / k
         levels = torch.cat([level.new_tensor([0.1 / k]), level, level.new_tensor([1 - 0.1 / k])])
@@ -170,15 +174,26 @@ class MixtureHead(Head):
         gap = (found[:, 2:] - found[:, :-2]) / (2 * wide[:, None])
         # repeated values leave no gaps; a tenth of an even spacing is a safe least width
         spread = gap.clamp_min(0.1 / k)
-        logit, place, spread = _fitted(z, seen, weight, place, spread, 0.3 * gap.clamp_min(0.1 / k))
+        least = self.least * spread
+        logit, place, spread = _fitted(z, seen, weight, place, spread, least)
+        if k < self.parts:  # a last part is for what lies outside
+            mass = weight[:, None] * seen
+            size = (mass * z.square()).sum(0) / mass.sum(0).clamp_min(1e-300)
+            logit = torch.cat([logit, torch.full_like(logit[:, :1], math.log(OUTSIDE))], 1)
+            place = torch.cat([place, torch.zeros_like(place[:, :1])], 1)
+            outside = WIDER * size.sqrt().clamp_min(1.0)
+            spread = torch.cat([spread, outside[:, None]], 1)
         scale = spread * self.unit
-        self.floor = (FLOOR * scale.amin(1)).to(self.floor)
+        self.floor = (self.least_scale * scale.amin(1)).to(self.floor)
         log_scale = (scale - self.floor[:, None]).log().clamp(-5.9, 5.9)
         log_scale = 6.0 * torch.atanh(log_scale / 6.0)
         return torch.cat([logit, place, log_scale, torch.zeros_like(logit[:, :2])], 1)
 
     #: scale of a part by its standard deviation
     unit = 1.0
+    #: smallest deviation of a part at the start, relative to the spacing of quantiles there; and
+    #: smallest scale ever, relative to the smallest at the start: no density grows without bound
+    least, least_scale = 0.3, 0.1
 
     def _pick(self, out: Tensor, member: int, generator: torch.Generator | None) -> Tensor:
         """Places and scales (2, n) of a part drawn for each row."""
@@ -223,6 +238,7 @@ class CountHead(MixtureHead):
     """
 
     unit = UNIT_LOGISTIC
+    least, least_scale = 0.02, 0.01  # a mass cannot grow beyond one
 
     def start(self, x: Tensor, seen: Tensor, weight: Tensor) -> Tensor:
         # spread over its cell by an even sequence, so that no noise enters
@@ -245,8 +261,20 @@ class CountHead(MixtureHead):
     def draw(self, out: Tensor, member: int, generator: torch.Generator | None) -> Tensor:
         place, scale = self._pick(out, member, generator)
         z = torch.logit(uniform(place, generator).clamp(1e-300, 1 - 1e-16))
-        t = self.centre[member] + self.scale[member] * (place + scale * z)
-        return (t.clamp_max(math.log(LARGEST)).exp() - 0.5).floor().clamp(0.0, LARGEST)
+        return self._whole(place + scale * z, member)
+
+    def points(self, out: Tensor, member: int) -> tuple[Tensor, Tensor]:
+        """Counts (n, k POINTS) at even quantiles of each part of one slot, and their weights."""
+        logits, place, scale = self.mixture(out, member)
+        level = (torch.arange(POINTS, dtype=out.dtype, device=out.device) + 0.5) / POINTS
+        t = (place[..., None] + scale[..., None] * level.logit()).flatten(1)
+        weights = logits.exp().repeat_interleave(POINTS, 1) / POINTS
+        return self._whole(t, member), weights
+
+    def _whole(self, t: Tensor, member: int) -> Tensor:
+        """The counts whose cells hold standardised logarithms t."""
+        value = (self.centre[member] + self.scale[member] * t).clamp_max(math.log(LARGEST))
+        return (value.exp() - 0.5).floor().clamp(0.0, LARGEST)
 
 
 class Heads(nn.Module):
@@ -261,6 +289,7 @@ class Heads(nn.Module):
     """
 
     owner: Tensor
+    back: Tensor
 
     def __init__(self, slots: Sequence[Slot], parts: int = 8) -> None:
         super().__init__()

@@ -21,10 +21,12 @@ from probgen.columns import Slot
 from probgen.nn.cells import Cells
 from probgen.nn.heads import Heads
 
-__all__ = ["RowNetwork", "places", "seen_first", "tied_order"]
+__all__ = ["RowNetwork", "by_rank", "patterns", "places", "tied_order"]
 
 #: rows of equal holes, on average, from which on they are drawn pattern by pattern
 ALIKE = 16
+#: strips into which wide layers are cut, and the least width for which that pays
+STRIPS, STRIPPED = 4, 512
 
 
 def tied_order(slots: Sequence[Slot], noise: Tensor) -> Tensor:
@@ -42,10 +44,20 @@ def places(order: Tensor) -> Tensor:
     return order.argsort(-1)
 
 
-def seen_first(order: Tensor, seen: Tensor) -> Tensor:
-    """Places (n, m) of the slots of rows whose seen slots come first, then in `order` (m,)."""
-    moved = order[(~seen[:, order]).to(torch.uint8).argsort(dim=-1, stable=True)]
-    return moved.argsort(-1)
+def by_rank(order: Tensor, rank: Tensor) -> Tensor:
+    """Orders (n, m) of rows: slots of lower rank (n, m) first, those of equal rank by `order`."""
+    return order[rank[:, order].to(torch.uint8).argsort(dim=-1, stable=True)]
+
+
+def patterns(rank: Tensor) -> list[Tensor] | None:
+    """Rows (c,) of each pattern (n, m) of small numbers; None where most rows have their own.
+
+    Rows of one pattern go by one order, with one mask for all.
+    """
+    found, which = torch.unique(rank, dim=0, return_inverse=True)
+    if len(found) > 1 and len(found) * ALIKE > len(rank):
+        return None
+    return [(which == number).nonzero()[:, 0] for number in range(len(found))]
 
 
 class RowNetwork(nn.Module):
@@ -73,6 +85,7 @@ class RowNetwork(nn.Module):
     """
 
     degree: Tensor
+    below: Tensor
 
     def __init__(
         self,
@@ -91,6 +104,8 @@ class RowNetwork(nn.Module):
         self.register_buffer("degree", degree, persistent=False)
         below = degree[None, :] <= degree[:, None]
         self.register_buffer("below", below, persistent=False)
+        self.degree_of = degree.tolist()
+        self.strip = hidden if hidden < STRIPPED else -(-hidden // STRIPS)
         #: units of degree d at most: [: reach[d]]
         self.reach = [int((degree <= d).sum()) for d in range(m)]
         width = self.cells.width
@@ -98,9 +113,7 @@ class RowNetwork(nn.Module):
         self.first_bias = nn.Parameter(torch.zeros(hidden, dtype=torch.float64))
         self.given = _weight(hidden, context, context) if context else None
         fan = below.sum(1, keepdim=True).double()
-        self.inner = nn.ParameterList(
-            _weight(hidden, hidden, fan) for _ in range(2 * layers)
-        )
+        self.inner = nn.ParameterList(_weight(hidden, hidden, fan) for _ in range(2 * layers))
         self.inner_bias = nn.ParameterList(
             nn.Parameter(torch.zeros(hidden, dtype=torch.float64)) for _ in range(2 * layers)
         )
@@ -121,7 +134,11 @@ class RowNetwork(nn.Module):
     # --- the network, dense ---------------------------------------------------------------
 
     def log_probs(
-        self, x: Tensor, seen: Tensor, order: Tensor, context: Tensor | None = None,
+        self,
+        x: Tensor,
+        seen: Tensor,
+        order: Tensor,
+        context: Tensor | None = None,
         known: Tensor | None = None,
     ) -> Tensor:
         """Log density (n, m) of each seen cell given the seen cells before it, 0 where unseen.
@@ -171,12 +188,22 @@ class RowNetwork(nn.Module):
         h = entered + self.first_bias
         if self.given is not None and context is not None:
             h = h + linear(context.to(h.dtype), self.given)
-        below = self.below.to(h.dtype)
         for a in range(0, len(self.inner), 2):
-            step = linear(h.relu(), self.inner[a] * below, self.inner_bias[a]).relu()
-            step = dropout(step, self.dropout, self.training)
-            h = h + linear(step, self.inner[a + 1] * below, self.inner_bias[a + 1])
+            step = dropout(self._inner(a, h.relu()).relu(), self.dropout, self.training)
+            h = h + self._inner(a + 1, step)
         return h.relu()
+
+    def _inner(self, layer: int, h: Tensor) -> Tensor:
+        """An inner layer, a strip of units at a time: a unit reads none of higher degree."""
+        mask, bias = self.below.to(h.dtype), self.inner_bias[layer]
+        weights = self.inner[layer].split(self.strip)
+        stops = [min(self.hidden, (k + 1) * self.strip) for k in range(len(weights))]
+        ends = [self.reach[int(self.degree_of[stop - 1])] for stop in stops]
+        parts = [
+            h[:, :end] @ (own[:, :end] * mask[stop - len(own) : stop, :end]).T
+            for own, stop, end in zip(weights, stops, ends, strict=True)
+        ]
+        return (parts[0] if len(parts) == 1 else torch.cat(parts, 1)) + bias
 
     # --- rows of their own orders ---------------------------------------------------------
 
@@ -205,6 +232,24 @@ class RowNetwork(nn.Module):
             out[:, span] += linear(before, self.direct[span])
         return out
 
+    def outputs_of(
+        self, slot: int, x: Tensor, seen: Tensor, order: Tensor, context: Tensor | None = None
+    ) -> Tensor:
+        """Outputs (n, outputs of the slot) of an unseen slot given all seen cells of its row."""
+        place = places(by_rank(order, ~seen))
+        features = self.cells(x, seen)
+        entered = self._entered(features, place)
+        return self._output(slot, entered, features, seen.sum(1), context)
+
+    def _output(
+        self, slot: int, entered: Tensor, features: Tensor, place: Tensor, context: Tensor | None
+    ) -> Tensor:
+        """The same from the first layer; every known cell has its place (n,) before the slot."""
+        read = self._hidden(entered, context) * (self.degree <= place[:, None])
+        _, _, span = self.heads.at[slot]
+        out = linear(read, self.last[span], self.last_bias[span])
+        return out + linear(features, self.direct[span])
+
     def _entered(self, features: Tensor, place: Tensor) -> Tensor:
         entered = features.new_zeros(len(features), self.hidden)
         for i in range(self.m):
@@ -223,7 +268,11 @@ class RowNetwork(nn.Module):
 
     @torch.no_grad()
     def draw(
-        self, x: Tensor, seen: Tensor, order: Tensor, context: Tensor | None = None,
+        self,
+        x: Tensor,
+        seen: Tensor,
+        order: Tensor,
+        context: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Fill the unseen cells of x (n, m), in `order` (m,) with the seen cells of a row first.
@@ -242,11 +291,10 @@ class RowNetwork(nn.Module):
         open_ = ~seen & ~self._settled(x, seen)
         if not len(x) or not bool(open_.any()):
             return x
-        patterns, which = torch.unique(seen, dim=0, return_inverse=True)
-        if len(patterns) > 1 and len(patterns) * ALIKE > len(x):
+        alike = patterns(seen)
+        if alike is None:
             return self._draw_apart(x, seen, order, context, generator)
-        for number in range(len(patterns)):
-            at = (which == number).nonzero()[:, 0]
+        for at in alike:
             part = None if context is None else context[at]
             x[at] = self._draw_alike(x[at], seen[at], order, part, generator)
         return x
@@ -267,12 +315,16 @@ class RowNetwork(nn.Module):
         }  # fmt: skip
 
     def _draw_alike(
-        self, x: Tensor, seen: Tensor, order: Tensor, context: Tensor | None,
+        self,
+        x: Tensor,
+        seen: Tensor,
+        order: Tensor,
+        context: Tensor | None,
         generator: torch.Generator | None,
     ) -> Tensor:
         """Rows seen in the same slots: units enter by their degree, each once."""
         atoms = self._atoms()
-        turn = order[(~seen[0, order]).to(torch.uint8).argsort(dim=-1, stable=True)].tolist()
+        turn = by_rank(order, ~seen[:1])[0].tolist()
         entered = self.first_bias.expand(len(x), -1).clone()
         if self.given is not None and context is not None:
             entered += linear(context.to(entered.dtype), self.given)
@@ -315,11 +367,15 @@ class RowNetwork(nn.Module):
             h = after
 
     def _draw_apart(
-        self, x: Tensor, seen: Tensor, order: Tensor, context: Tensor | None,
+        self,
+        x: Tensor,
+        seen: Tensor,
+        order: Tensor,
+        context: Tensor | None,
         generator: torch.Generator | None,
     ) -> Tensor:
         """Rows of any patterns of holes: a pass a slot over the rows that lack it."""
-        atoms, place = self._atoms(), seen_first(order, seen)
+        atoms, place = self._atoms(), places(by_rank(order, ~seen))
         hidden = ~seen & ~self._settled(x, seen)
         features = self.cells(x, seen)
         entered = self._entered(features, place)  # unseen cells add nothing
@@ -331,11 +387,7 @@ class RowNetwork(nn.Module):
             if not len(at):
                 continue
             part = None if context is None else context[at]
-            h = self._hidden(entered[at], part)
-            read = h * (self.degree <= place[at, slot, None])
-            _, _, span = self.heads.at[slot]
-            out = linear(read, self.last[span], self.last_bias[span])
-            out += linear(features[at], self.direct[span])  # of known cells, which come first
+            out = self._output(slot, entered[at], features[at], place[at, slot], part)
             x[at, slot] = self.heads.draw(out, slot, generator).to(x.dtype)
             seen[at, slot] = True
             features[at] = self.cells(x[at], seen[at])

@@ -225,7 +225,7 @@ def _share(particles: int, predictive: Predictive) -> int:
 
 
 def mixed(parts: list[Estimate], log_weights: Tensor | None = None) -> Estimate:
-    """The mixture of densities of the same rows: equal, or by log weights (parts,) or (parts, n)."""
+    """The mixture of densities of the same rows: equal, or by log weights (parts,), (parts, n)."""
     if len(parts) == 1:
         return parts[0]
     values = torch.stack([part.value for part in parts])

@@ -87,6 +87,8 @@ def centres_are_what_they_claim(subject: Subject) -> None:
     _fills(subject)
     if subject.family.density == "none":
         raise NotApplicable("the family has no density")
+    if not subject.family.coherent:  # its rows and its conditionals are of other densities
+        raise NotApplicable("the family does not promise coherent conditionals")
     model = subject.fitted()
     rows = _quiet_sample(subject, model, ROWS, 5)
     for column in model.schema_.columns:
