@@ -64,8 +64,11 @@ def main() -> None:
             value = flow.log_prob(test[["target"]], given=test[features]).to_numpy()
             found.append(value.mean())
         se = np.std(found, ddof=1) / np.sqrt(len(found)) if len(found) > 1 else np.nan
-        print(f"{name}: {np.mean(found):.3f} +- {se:.3f} over {len(found)} splits, published "
-              f"{published[name]:.3f}, {time.perf_counter() - clock:.0f} s", flush=True)
+        print(
+            f"{name}: {np.mean(found):.3f} +- {se:.3f} over {len(found)} splits, published "
+            f"{published[name]:.3f}, {time.perf_counter() - clock:.0f} s",
+            flush=True,
+        )
 
 
 def _value(text: str) -> object:

@@ -72,9 +72,7 @@ def mixture(train: pd.DataFrame, schema: pg.Schema) -> pg.Density:
     return fit(best, train)
 
 
-def by_hand(
-    train: np.ndarray, test: np.ndarray, flow: pg.Flow, seconds: float
-) -> np.ndarray:
+def by_hand(train: np.ndarray, test: np.ndarray, flow: pg.Flow, seconds: float) -> np.ndarray:
     """zuko's spline flow on standardised rows: log density of each test row."""
     torch.manual_seed(0)
     mean, sd = train.mean(0), train.std(0)
@@ -135,9 +133,12 @@ def main() -> None:
                        dequantise=False, **own).fit(train)  # fmt: skip
         seconds = time.perf_counter() - clock
         mine = flow.score_samples(test)
-        print(f"{name}: {len(train)} x {len(names)}, flow {mine.mean():.3f} nats after "
-              f"{seconds:.0f} s, {flow.result_.epochs} epochs, best of the "
-              f"{-min(flow.result_.validation, default=0.0):.3f} nats on rows held out (encoded units), noise {flow.noise_}", flush=True)
+        print(
+            f"{name}: {len(train)} x {len(names)}, flow {mine.mean():.3f} nats after "
+            f"{seconds:.0f} s, {flow.result_.epochs} epochs, best of the "
+            f"{-min(flow.result_.validation, default=0.0):.3f} nats on rows held out (encoded units), noise {flow.noise_}",
+            flush=True,
+        )
         difference, se = gap(mine, mixture(train, schema).score_samples(test))
         wins += difference > 2 * se
         print(f"   over the mixture {difference:+.3f} +- {se:.3f}", flush=True)

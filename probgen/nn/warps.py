@@ -111,9 +111,7 @@ class Warp(nn.Module):
             total = total + slope if active is None else total.index_add(0, active, slope)
         return x, total.sum(0)
 
-    def _maps(
-        self, step: Any, x: Tensor, context: Tensor | None
-    ) -> tuple[Tensor | None, Tensor]:
+    def _maps(self, step: Any, x: Tensor, context: Tensor | None) -> tuple[Tensor | None, Tensor]:
         """Entries that a step moves (None: all), and the numbers of their maps (total, ., n)."""
         hyper = getattr(step, "hyper", None)
         if hyper is None:  # one entry alone: the same numbers whatever comes in
@@ -245,7 +243,7 @@ def _solve(
     values = [z.new_zeros(len(order), z.shape[1])]
     values += [z.new_zeros(len(layer.bias), z.shape[1]) for layer in layers]
     if context is not None:
-        values[0][at[len(rank):]] = context
+        values[0][at[len(rank) :]] = context
     x = torch.zeros_like(z)
     for t in range(passes):
         for number, layer in enumerate(layers):

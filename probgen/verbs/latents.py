@@ -84,7 +84,7 @@ class Latents(Asked):
         with torch.no_grad():
             codes = self._codes(batch)
             if codes is not None:
-                x = self.members_[0].decoded(batch, self._moved(codes, latent))
+                x = self.members_[0].decoded(batch, self._with_codes(codes, latent))
                 assert x is not None  # a family with codes decodes them
                 x = torch.where(batch.seen, x, 0.0)
                 return self._decode(x.cpu().numpy(), encoded.index)
@@ -94,7 +94,7 @@ class Latents(Asked):
                 x = queries.reconstruct(self._predictive(), batch)
         return self._decode(x.cpu().numpy(), encoded.index)
 
-    def _moved(
+    def _with_codes(
         self, codes: dict[str, torch.Tensor], latent: pd.DataFrame | None
     ) -> dict[str, torch.Tensor]:
         """The codes of a frame, in the places of those of the rows."""

@@ -5,7 +5,6 @@ import pytest
 from probgen.testing import CHECKS, NotApplicable
 from tests.registry import REGISTRY, subject
 
-
 #: checks that ask for thousands of hidden cells: slow where a companion proposes them
 ASK_MUCH = {
     "probabilities_are_shares_of_samples", "scores_given_an_event_have_mass_one",
