@@ -112,6 +112,7 @@ def gap(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
 
 
 def main() -> None:
+    """Print differences in nats a row, with their standard errors."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of the reference data")
     parser.add_argument("--tables", nargs="*", default=["magic", *SETS])
@@ -133,10 +134,11 @@ def main() -> None:
                        dequantise=False, **own).fit(train)  # fmt: skip
         seconds = time.perf_counter() - clock
         mine = flow.score_samples(test)
+        held = -min(flow.result_.validation, default=0.0)
         print(
             f"{name}: {len(train)} x {len(names)}, flow {mine.mean():.3f} nats after "
-            f"{seconds:.0f} s, {flow.result_.epochs} epochs, best of the "
-            f"{-min(flow.result_.validation, default=0.0):.3f} nats on rows held out (encoded units), noise {flow.noise_}",
+            f"{seconds:.0f} s, {flow.result_.epochs} epochs, best {held:.3f} on rows held out "
+            f"(encoded units), noise {flow.noise_}",
             flush=True,
         )
         difference, se = gap(mine, mixture(train, schema).score_samples(test))

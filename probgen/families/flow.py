@@ -299,7 +299,7 @@ class RowFlow(Family):
 
     @torch.no_grad()
     def start(self, batch: Batch, generator: torch.Generator) -> None:
-        """Start as a mixture: of the rows, or of what a linear regression on the context leaves."""
+        """Start as a mixture: of the rows, or of what a regression on the context leaves."""
         assert batch.x is not None  # training rows are there
         weight = batch.weight
         if bool(holes(batch, self.schema.slots).any()):
