@@ -23,7 +23,7 @@ import probgen as pg
 #: of the networks; the same for all tables
 SETTINGS: dict[str, object] = {
     "hidden": (50, 50), "transforms": 1, "bins": 8, "components": 1, "noise": 0.0,
-    "weight_decay": 0.1, "learning_rate": 5e-3, "max_epochs": 60, "patience": 15,
+    "weight_decay": 0.1, "learning_rate": 5e-3, "max_epochs": 40, "patience": 15,
     "compile": False,
 }  # fmt: skip
 

@@ -12,7 +12,7 @@ the others, of which the networks know by the atom.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -52,7 +52,7 @@ class Given(NamedTuple):
 class RowFlow(Family):
     """The pair; `probgen.Flow` describes the settings."""
 
-    holes = "latent"
+    holes: Literal["exact", "latent", "masked", "refuse"] = "latent"
     whole_rows = True
     coherent = False
     closed_form = True

@@ -73,8 +73,10 @@ def _with_holes(
     if len(whole):
         found = _seen(predictive, batch.take(whole), particles)
         out[:, :, whole] = torch.stack(found).double()
-    companion = companion_of(predictive) if len(part) else None
-    for rows in part.split(max(1, TILED // particles)) if companion is not None else ():
+    if not len(part):
+        return out[0], out[1]
+    companion = companion_of(predictive)
+    for rows in part.split(max(1, TILED // particles)):
         proposed = keyed_proposals(companion, batch.take(rows), particles)
         weights = proposed.weights(_seen(predictive, proposed.rows, particles)[0])
         out[:, :, rows] = torch.stack(_averaged(True, weights)).to(out.dtype)
