@@ -89,8 +89,11 @@ def scoring(d: int, kind: str, repeats: int) -> str:
             "zuko": lambda: flow().log_prob(x),
             "ours": lambda: family.eval().exact_log_prob(batch, None),
         }, repeats)  # fmt: skip
-    return (f"score  d={d:2d} {kind:8s} zuko {ROWS / found['zuko']:8,.0f}  ours "
-            f"{ROWS / found['ours']:8,.0f} rows/s: {found['zuko'] / found['ours']:.2f} times")  # fmt: skip
+    rate = {name: ROWS / value for name, value in found.items()}
+    return (
+        f"score  d={d:2d} {kind:8s} zuko {rate['zuko']:8,.0f}  ours {rate['ours']:8,.0f} rows/s: "
+        f"{rate['ours'] / rate['zuko']:.2f} times"
+    )
 
 
 def sampling(d: int, kind: str, repeats: int, rows: int) -> str:
@@ -102,8 +105,11 @@ def sampling(d: int, kind: str, repeats: int, rows: int) -> str:
             "zuko": lambda: flow().sample((rows,)),
             "ours": lambda: family.eval().generate(rows, None, device),
         }, repeats)  # fmt: skip
-    return (f"sample d={d:2d} {kind:8s} zuko {rows / found['zuko']:8,.0f}  ours "
-            f"{rows / found['ours']:8,.0f} rows/s: {found['zuko'] / found['ours']:.1f} times")  # fmt: skip
+    rate = {name: rows / value for name, value in found.items()}
+    return (
+        f"sample d={d:2d} {kind:8s} zuko {rate['zuko']:8,.0f}  ours {rate['ours']:8,.0f} rows/s: "
+        f"{rate['ours'] / rate['zuko']:.1f} times"
+    )
 
 
 def memory(rows: int, columns: int) -> str:
