@@ -15,8 +15,9 @@ import torch.distributed as distributed
 from torch import Tensor, nn
 
 from probgen.batch import Batch
+from probgen.compiled import LATER, Refused, Step, ahead, eager, pays, too_short
 from probgen.elbo import estimator, inspect_pair, lean_loss, pyro_loss
-from probgen.errors import NotSupported, message
+from probgen.errors import NotSupported, message, warn
 from probgen.family import Family
 from probgen.session import validated
 from probgen.training import Training
@@ -42,28 +43,19 @@ class Engine:
         self.name, self.loss = name, loss
 
 
-def choose_engine(family: Family, batch: Batch, steps: int, training: Training) -> Engine:
-    """The engine for a pair: a deterministic rule on what the sites need and on sizes.
+def choose_engine(family: Family, batch: Batch) -> Engine:
+    """The loss for a pair, by what its sites need.
 
     A loss of the family's own comes first. Pathwise pairs take the lean messenger; pairs with
-    score-function or enumerated sites Pyro's estimators. Engines that trace and compile the
-    step (worth it from some number of `steps` on) are added to this function and to nothing
-    else.
+    score-function or enumerated sites Pyro's estimators. Whether the steps on that loss are
+    compiled is decided by `Gradients`.
 
     Raises
     ------
     NotSupported
-        If ``training.compile`` is True (no compiled engine exists yet), or a pair with
-        enumerated sites meets unequal weights (Pyro's estimator scales by one number).
+        If a pair with enumerated sites meets unequal weights (Pyro's estimator scales by one
+        number).
     """
-    if training.compile is True:
-        raise NotSupported(
-            message(
-                "compile=True",
-                "an engine that compiles the training step, which this version lacks",
-                'set compile="auto" or compile=False',
-            )
-        )
     own = family.engine(batch)
     if own is not None:
         return Engine(*own)
@@ -117,6 +109,8 @@ class _Adam:
     def descend(self, gradients: Sequence[Tensor | None], rate: float) -> None:
         if self.optimiser is None:
             return
+        # one of a constant is a view of a single number, which cannot be changed in place
+        gradients = [None if g is None else g.contiguous() for g in gradients]
         if self.clip is not None:
             present = [g for g in gradients if g is not None]
             if not present:
@@ -156,7 +150,15 @@ class _Adam:
 
 
 class _Sliced:
-    """Minibatches: one permutation an epoch, cut into slices of nearly equal size."""
+    """Minibatches: one permutation an epoch, cut into slices of equal size.
+
+    Where the rows do not divide, the last slice is filled up with the first rows of the
+    permutation: every row is seen once an epoch, fewer than one slice of them twice, each slice
+    is a random sample without repetition, and one compiled step serves for all.
+    """
+
+    #: why the steps are computed as they are
+    reason = ""
 
     def __init__(self, batch: Batch, size: int) -> None:
         self.batch, self.size = batch, max(1, min(size, len(batch)))
@@ -170,7 +172,9 @@ class _Sliced:
             yield self.batch
             return
         order = torch.randperm(n, generator=generator).to(self.batch.seen.device)
-        for rows in torch.tensor_split(order, count):
+        size = -(-n // count)
+        order = torch.cat([order, order[: size * count - n]])
+        for rows in order.split(size):
             if self.world == 1:
                 yield self.batch.take(rows)
             elif len(rows) >= self.world:
@@ -189,29 +193,113 @@ class _Sliced:
         self.size = self.size // 2
         return self.size
 
+    def close(self) -> None:
+        """Leave the parameters of the family as they were found, each a tensor of its own."""
+
 
 class Gradients(_Sliced):
-    """Steps of Adam on the negative ELBO."""
+    """Steps of Adam on the negative ELBO, eager or as one graph.
+
+    The first step decides: by `Training.compile`, and for "auto" by the steps that are certain
+    and the work of one, which `compiled.pays` weighs against the time to compile. That goes by
+    sizes alone, never by a clock, so that a fit can be repeated bit for bit.
+    """
 
     def __init__(self, family: Family, batch: Batch, training: Training, size: int) -> None:
         super().__init__(batch, size)
-        self.family, self.rate = family, training.learning_rate
-        steps = training.max_epochs * -(-len(batch) // self.size)
-        self.chosen = choose_engine(family, batch, steps, training)
-        self.engine = self.chosen.name
+        self.family, self.rate, self.training = family, training.learning_rate, training
+        self.chosen = choose_engine(family, batch)
+        self.engine, self.reason = self.chosen.name, ""
         self.parameters = [p for p in family.parameters() if p.requires_grad]
         self.adam = _Adam(self.parameters, self.rate, training)
+        self.graph: Step | None = None
+        self.undecided, self.epochs = True, 0
 
     def epoch(self, generator: torch.Generator) -> Iterator[Tensor]:
-        for rows in self.slices(generator):
-            loss = self._loss(rows)
-            gradients: list[Tensor | None] = []
-            if self.parameters and loss.requires_grad:  # a pair may have nothing to learn
-                gradients += torch.autograd.grad(loss, self.parameters, allow_unused=True)
-            gradients = gradients or [None] * len(self.parameters)
-            loss = self._mean(loss.detach(), gradients)
-            self.adam.descend(gradients, self.rate)
-            yield loss
+        self.epochs += 1
+        for number, rows in enumerate(self.slices(generator)):
+            if not number:
+                self._decide(rows)
+            loss = self._as_graph(rows)
+            yield self._eager(rows) if loss is None else loss
+
+    def _eager(self, rows: Batch) -> Tensor:
+        loss = self._loss(rows)
+        gradients: list[Tensor | None] = []
+        if self.parameters and loss.requires_grad:  # a pair may have nothing to learn
+            gradients += torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        gradients = gradients or [None] * len(self.parameters)
+        loss = self._mean(loss.detach(), gradients)
+        self.adam.descend(gradients, self.rate)
+        return loss
+
+    # --- the step as one graph ------------------------------------------------------------
+
+    def _decide(self, rows: Batch) -> None:
+        """Make the graph before the first step; hold it to the eager loss from time to time."""
+        try:
+            if self.undecided:
+                self._make(rows)
+            elif self.graph is not None and self.epochs & (self.epochs - 1) == 0:
+                want = eager(self.family, self.chosen.loss, self.parameters, rows)
+                self.graph.hold(rows, want, LATER)
+        except Refused as refused:
+            self._give_up(str(refused))
+
+    def _make(self, rows: Batch) -> None:
+        compile_, steps = self.training.compile, -(-len(self.batch) // self.size)
+        certain = ahead(self.training, steps)
+        self.reason = too_short(rows, certain, self.world, compile_)
+        if self.reason:
+            self.undecided = False
+            return
+        with validated(self.first):
+            first = eager(self.family, self.chosen.loss, self.parameters, rows)
+        if not first.finite:  # the loop will lower the rate; the next epoch decides
+            return
+        self.undecided = False
+        self.reason = pays(first.work, certain) if compile_ == "auto" else ""
+        if self.reason:
+            return
+        graph = Step(
+            self.family, self.chosen.loss, self.parameters, self.training, rows, first
+        )  # fmt: skip
+        graph.load("adam", self.adam.tensors("adam"))
+        self.graph, self.engine, self.reason = graph, graph.engine, graph.reason
+
+    def _as_graph(self, rows: Batch) -> Tensor | None:
+        """A step by the graph, or None where there is none."""
+        if self.graph is None:
+            return None
+        try:
+            return self.graph(rows, self.rate)
+        except Refused as refused:
+            self._give_up(str(refused))
+            return None
+
+    def _give_up(self, reason: str) -> None:
+        """Go on with eager steps from the present state."""
+        self.undecided = False
+        if self.graph is not None:
+            self.adam.load("adam", {k: v.clone() for k, v in self.tensors().items()})
+            self.close()
+        self.graph, self.engine, self.reason = None, self.chosen.name, reason
+        warn(
+            message(
+                f"a training step that is not compiled: {reason}",
+                "a model and a guide of torch operations whose shapes and conditions do not "
+                "depend on values",
+                "set compile=False; the result is the same, later",
+            ),
+            RuntimeWarning,
+        )
+
+    def close(self) -> None:
+        """Leave the parameters of the family as they were found, each a tensor of its own."""
+        if self.graph is not None:
+            self.graph.release()
+
+    # --- the eager step -------------------------------------------------------------------
 
     def _loss(self, rows: Batch) -> Tensor:
         if self.first:  # entering the context at every step would cost more than it checks
@@ -240,10 +328,10 @@ class Gradients(_Sliced):
         return held_out(self.family, batch, self.chosen)
 
     def tensors(self) -> dict[str, Tensor]:
-        return self.adam.tensors("adam")
+        return (self.graph or self.adam).tensors("adam")
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        self.adam.load("adam", tensors)
+        (self.graph or self.adam).load("adam", tensors)
 
 
 class Objectives(_Sliced):

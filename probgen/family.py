@@ -155,6 +155,16 @@ class Family(nn.Module):
         """
         return None
 
+    def estimate_given(
+        self, batch: Batch, given: Batch
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, str] | None:
+        """Log density of the seen cells of `batch` that are unseen in `given`, given those there.
+
+        `given` holds the same rows with fewer cells seen. As in `estimate`. None leaves it to the
+        ratio of two densities, which is one only where the family is coherent.
+        """
+        return None
+
     def exact_log_prob_masked(self, batch: Batch, masks: Tensor) -> Tensor | None:
         """Log density (g, n) of the cells seen and inside each of g masks (g, m), at once.
 

@@ -92,7 +92,7 @@ class Loop:
             size = training.batch_size or _automatic_batch(n)
             steps = kind(self.family, self.batch, training, size)
         self.base_rate = steps.rate
-        self.result.engine, self.result.batch_size = steps.engine, min(size, n)
+        self.result.batch_size = min(size, n)
         return steps
 
     def remember(self) -> None:
@@ -165,6 +165,7 @@ class Loop:
         tensors = {**pack("now", self.state()), **pack("best", self.best)}
         tensors |= pack("good", self.good)
         self.result.seconds = now - self.clock
+        self.result.engine, self.result.engine_reason = self.steps.engine, self.steps.reason
         meta = {
             "seed": self.seed, "rows": self._fingerprint(), "result": self.result.to_dict(),
             "factor": self.factor, "best": self.best_score, "best_epoch": self.best_epoch,
@@ -204,6 +205,8 @@ class Loop:
             except KeyboardInterrupt:
                 reason = "interrupted"
                 self.rewind(self.before)  # a half epoch could not be resumed bit for bit
+            finally:
+                self.steps.close()
         return self._end(reason)
 
     def _end(self, reason: str) -> FitResult:
@@ -211,6 +214,7 @@ class Loop:
         result.reason = reason
         result.converged = reason not in UNFINISHED
         result.learning_rate = self.steps.rate
+        result.engine, result.engine_reason = self.steps.engine, self.steps.reason
         result.seconds = time.perf_counter() - self.clock
         self.save(force=True)
         self.install_family(self.best)

@@ -51,7 +51,10 @@ class Training:
     progress : bool
         Show a progress bar with the loss and the time left.
     compile : {"auto", True, False}
-        Whether to compile the training step; see `engines.choose_engine`.
+        Whether to make one graph of the training step and compile it, which takes some ten
+        seconds once. True tries in any case, "auto" where that pays in the steps that are
+        certain; both go on with eager steps, and say why, where it cannot be done. Seeds repeat
+        a fit bit for bit; compiled and eager fits agree to rounding. See `engines.Gradients`.
     checkpoint : path or None
         File to which the running fit is saved every few seconds, for `resume`.
     tolerance : float
@@ -124,7 +127,10 @@ class FitResult:
     seconds : float
         Wall time.
     device, engine : str
-        Where and how the steps were computed.
+        Where and how the steps were computed: "compiled", "traced" (as one graph that was not
+        compiled), else the name of the loss or of the kind of step.
+    engine_reason : str
+        Why a gradient step was, or was not, compiled.
     seed : int
         Repeats this restart as `random_state` of `fit`.
     batch_size : int
@@ -148,6 +154,7 @@ class FitResult:
     seconds: float = 0.0
     device: str = "cpu"
     engine: str = ""
+    engine_reason: str = ""
     seed: int = 0
     batch_size: int = 0
     learning_rate: float = 0.0

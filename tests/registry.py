@@ -14,6 +14,7 @@ import pandas as pd
 from sklearn.neighbors import KernelDensity
 
 from probgen import (
+    Autoregressive,
     Density,
     Flow,
     GaussianMixture,
@@ -67,6 +68,9 @@ REGISTRY: dict[str, Callable[[], Density]] = {
     "mixture-minibatch": _mixture(batch_size=32, max_epochs=20),
     "student": lambda: StudentT(max_epochs=200, random_state=0),
     "mixture-restarts": _mixture(restarts=2, starts=1),
+    "autoregressive": lambda: Autoregressive(
+        hidden=32, layers=1, parts=4, orders=3, noise=0.0, max_epochs=40, random_state=0
+    ),
     "stack": _stack(
         wide=_mixture(components=2, starts=1),
         apart=lambda: Independent(draws=20, max_epochs=60, random_state=0),

@@ -16,7 +16,6 @@ from probgen.engines import choose_engine
 from probgen.errors import NotSupported
 from probgen.family import Family
 from probgen.session import guarded, noise
-from probgen.training import Training
 from tests.toys import (
     FactorAnalysis,
     GlobalMean,
@@ -148,7 +147,7 @@ def test_latent_without_guide_contributes_nothing():
 def test_engine_follows_the_sites():
     def engine(family: Family, batch: Batch) -> str:
         with guarded(0):
-            return choose_engine(family, batch, 100, Training()).name
+            return choose_engine(family, batch).name
 
     batch = Batch.of(blobs(20, 4).float())
     assert engine(FactorAnalysis(4, 2), batch) == "lean"

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from probgen import loop
 from probgen.batch import Batch
 from probgen.checkpoint import load_checkpoint, save_checkpoint
-from probgen.errors import FitError, ModelFileError, NotSupported, SchemaError
+from probgen.errors import FitError, ModelFileError, SchemaError
 from probgen.family import Family, Objective
 from probgen.fitting import fit, fit_starts, split
 from probgen.stopping import flat
@@ -368,11 +368,6 @@ def test_devices():
         assert resolve_device("auto").type == "cpu"
         with pytest.raises(SchemaError, match="no usable GPU"):
             resolve_device("cuda")
-
-
-def test_compile_is_refused_until_it_does_something():
-    with pytest.raises(NotSupported, match="compile"):
-        fit(NormalMixture(4, 3), Batch.of(blobs(50, 4)), replace(SHORT, compile=True))
 
 
 # -- interruption and resumption --------------------------------------------------------------

@@ -43,8 +43,9 @@ ROWS = [
     {"queries"},
     {"pairs"},  # what a user's own functions see, and how their sites are read
     {"weights", "plain"},  # of a saved model
-    {"elbo"},
+    {"elbo", "tracing"},
     {"training", "stopping"},
+    {"compiled"},
     {"engines"},
     {"loop"},
     {"fitting"},

@@ -18,7 +18,7 @@ from torch.distributions import constraints
 from probgen.batch import Batch
 from probgen.family import Draws, Family
 from probgen.nn.cells import Cells
-from probgen.nn.rows import RowNetwork, tied_order
+from probgen.nn.rows import RowNetwork, places, seen_first, tied_order
 from probgen.schema import Schema
 
 __all__ = ["AnyOrder"]
@@ -119,6 +119,27 @@ class AnyOrder(Family):
             1,
         )  # fmt: skip
 
+    def by_order_given(self, batch: Batch, given: Batch) -> Tensor:
+        """Log density (E, n) of the seen cells of each row that are unseen in `given`.
+
+        Along each fixed order with the cells of `given` moved to its front, so that each is a
+        normalised conditional.
+        """
+        net, found = self._network(), []
+        for part, known in zip(self._parts(batch), self._parts(given), strict=True):
+            asked, context = part.seen & ~known.seen, self._given(part)
+            alike = bool((known.seen == known.seen[:1]).all())
+            rows = []
+            for order in self.orders:
+                place = seen_first(order, known.seen[:1] if alike else known.seen)
+                if alike:
+                    own = net.log_probs(_values(part), part.seen, places(place[0]), context)
+                else:
+                    own = net.log_probs_by_row(_values(part), part.seen, place, context)
+                rows.append(torch.where(asked, own, torch.zeros_like(own)).sum(1))
+            found.append(torch.stack(rows))
+        return torch.cat(found, 1)
+
     def _parts(self, batch: Batch) -> list[Batch]:
         net = self._network()
         step = max(64, WIDE // max(net.hidden, net.heads.width, net.cells.width))
@@ -151,19 +172,31 @@ class AnyOrder(Family):
         """
         if self.net is None:
             return None
-        each = self.by_order(batch)
-        value, (se, ess) = _log_mean(each), _spread(each)
-        return value, se, ess, torch.full_like(value, math.nan), "orders"
+        return _summed_up(self.by_order(batch))
+
+    def estimate_given(
+        self, batch: Batch, given: Batch
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, str] | None:
+        """The mean over the fixed orders with the given cells first: a normalised conditional.
+
+        Not the ratio of two densities, which have their cells in other turns: it is normalised
+        only as far as all orders agree.
+        """
+        if self.net is None:
+            return None
+        return _summed_up(self.by_order_given(batch, given))
 
     # --- drawing --------------------------------------------------------------------
 
     def complete(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Unseen cells drawn with the seen ones first, each row along one of the fixed orders.
 
-        Of rows without seen cells this is the density that `exact_log_prob` scores. Of others
-        it is that of the conditional `log_prob_given`: the mean over the same orders, with the
-        seen cells moved to the front.
+        Of rows without seen cells this is the density that `exact_log_prob` scores; of others
+        it is that of `estimate_given`, the mean over the same orders with the seen cells first.
         """
+        return self._drawn(batch, generator)
+
+    def _drawn(self, batch: Batch, generator: torch.Generator) -> Tensor:
         x = _values(batch).double().clone()
         if self.net is None:
             return x
@@ -207,7 +240,7 @@ class AnyOrderRows(TorchDistribution):
             torch.zeros(n, m, dtype=torch.float64, device=self.batch.seen.device),
             torch.zeros_like(self.batch.seen), self.batch.weight, 1.0, self.batch.context,
         )  # fmt: skip
-        return self.family.complete(empty, generator)
+        return self.family._drawn(empty, generator)
 
 
 def _log_mean(each: Tensor) -> Tensor:
@@ -217,11 +250,17 @@ def _log_mean(each: Tensor) -> Tensor:
 def _spread(each: Tensor) -> tuple[Tensor, Tensor]:
     """Standard error of the log of the mean by the delta method, and effective orders (n,)."""
     count = len(each)
-    share = each.softmax(0) * count  # p of each order over the mean
     if count == 1:
         return torch.full_like(each[0], math.nan), torch.ones_like(each[0])
-    se = (share.var(0) / count).sqrt()
+    share = each.softmax(0) * count  # p of each order over the mean
+    se = ((share - 1).square().sum(0) / (count * (count - 1))).sqrt()
     return se, count**2 / share.square().sum(0)
+
+
+def _summed_up(each: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, str]:
+    """Log of the mean over orders, its error, effective orders, no Pareto shape; the method."""
+    value, (se, ess) = _log_mean(each), _spread(each)
+    return value, se, ess, torch.full_like(value, math.nan), "orders"
 
 
 def _values(batch: Batch) -> Tensor:

@@ -108,6 +108,7 @@ class RowNetwork(nn.Module):
             weight.data *= 0.1
         self.last = nn.Parameter(torch.zeros(self.heads.width, hidden, dtype=torch.float64))
         self.last_bias = nn.Parameter(torch.zeros(self.heads.width, dtype=torch.float64))
+        self.direct = nn.Parameter(torch.zeros(self.heads.width, width, dtype=torch.float64))
 
     @torch.no_grad()
     def start(self, x: Tensor, seen: Tensor, weight: Tensor) -> None:
@@ -115,6 +116,7 @@ class RowNetwork(nn.Module):
         self.cells.start(x, seen, weight)
         self.last_bias.copy_(self.heads.start(x, seen, weight))
         self.last.zero_()
+        self.direct.zero_()
 
     # --- the network, dense ---------------------------------------------------------------
 
@@ -145,6 +147,7 @@ class RowNetwork(nn.Module):
         h = self._hidden(torch.cat(entered) if g > 1 else entered[0], context)
         out = [
             linear(h[rows], self.last * self._feeds(own), self.last_bias)
+            + linear(features[rows], self.direct * self._precedes(own))
             for rows, own in zip(runs, place, strict=True)
         ]
         value = self.heads.log_probs(torch.cat(out) if g > 1 else out[0], x)
@@ -157,6 +160,11 @@ class RowNetwork(nn.Module):
     def _feeds(self, place: Tensor) -> Tensor:
         """Which units each output reads (outputs, hidden)."""
         return (self.degree <= place[self.heads.owner][:, None]).to(self.last.dtype)
+
+    def _precedes(self, place: Tensor) -> Tensor:
+        """Which features each output reads directly (outputs, features)."""
+        earlier = place[self.cells.owner] < place[self.heads.owner][:, None]
+        return earlier.to(self.direct.dtype)
 
     def _hidden(self, entered: Tensor, context: Tensor | None) -> Tensor:
         """The last hidden layer from the products of the first."""
@@ -179,18 +187,23 @@ class RowNetwork(nn.Module):
 
         Cost n m hidden beyond that of `log_probs`: the masks are applied slot by slot.
         """
-        features = self.cells(x, seen)
-        h = self._hidden(self._entered(features, place), context)
-        out = self._outputs(h, place)
-        value = self.heads.log_probs(out, x)
+        value = self.heads.log_probs(self.outputs_by_row(x, seen, place, context), x)
         return torch.where(seen, value, torch.zeros_like(value))
 
     def outputs_by_row(
         self, x: Tensor, seen: Tensor, place: Tensor, context: Tensor | None = None
     ) -> Tensor:
         """Outputs (n, outputs) of all slots; slots that share a place do not read one another."""
-        h = self._hidden(self._entered(self.cells(x, seen), place), context)
-        return self._outputs(h, place)
+        features = self.cells(x, seen)
+        h = self._hidden(self._entered(features, place), context)
+        out = h.new_zeros(len(h), self.heads.width)
+        for i in range(self.m):
+            _, _, span = self.heads.at[i]
+            read = h * (self.degree <= place[:, i, None])
+            before = features * (place[:, self.cells.owner] < place[:, i, None])
+            out[:, span] = linear(read, self.last[span], self.last_bias[span])
+            out[:, span] += linear(before, self.direct[span])
+        return out
 
     def _entered(self, features: Tensor, place: Tensor) -> Tensor:
         entered = features.new_zeros(len(features), self.hidden)
@@ -205,14 +218,6 @@ class RowNetwork(nn.Module):
 
     def _owned(self, slot: int) -> Tensor:
         return (self.cells.owner == slot).nonzero()[:, 0]
-
-    def _outputs(self, h: Tensor, place: Tensor) -> Tensor:
-        out = h.new_zeros(len(h), self.heads.width)
-        for i in range(self.m):
-            _, _, span = self.heads.at[i]
-            read = h * (self.degree <= place[:, i, None])
-            out[:, span] = linear(read, self.last[span], self.last_bias[span])
-        return out
 
     # --- drawing --------------------------------------------------------------------------
 
@@ -272,6 +277,7 @@ class RowNetwork(nn.Module):
         if self.given is not None and context is not None:
             entered += linear(context.to(entered.dtype), self.given)
         layers = [entered, *(torch.zeros_like(entered) for _ in self.inner)]
+        features = entered.new_zeros(len(x), self.cells.width)  # of the cells before this one
         done = 0
         for place, slot in enumerate(turn):
             reach = self.reach[place]
@@ -281,6 +287,7 @@ class RowNetwork(nn.Module):
                 _, _, span = self.heads.at[slot]
                 h = layers[-1][:, :reach].relu()
                 out = linear(h, self.last[span, :reach], self.last_bias[span])
+                out += linear(features, self.direct[span])
                 value = self.heads.draw(out, slot, generator).to(x.dtype)
                 on = torch.ones_like(seen[:, slot])
                 if slot in atoms:
@@ -288,8 +295,8 @@ class RowNetwork(nn.Module):
                 x[:, slot] = torch.where(on, value, torch.zeros_like(value))
                 seen[:, slot] = on
             own = self._owned(slot)
-            added = self.cells(x, seen)[:, own] @ self.first[reach:, own].T
-            entered[:, reach:] += added
+            features[:, own] = self.cells(x, seen)[:, own]
+            entered[:, reach:] += features[:, own] @ self.first[reach:, own].T
         return x
 
     def _advance(self, layers: list[Tensor], start: int, stop: int) -> None:
@@ -328,9 +335,11 @@ class RowNetwork(nn.Module):
             read = h * (self.degree <= place[at, slot, None])
             _, _, span = self.heads.at[slot]
             out = linear(read, self.last[span], self.last_bias[span])
+            out += linear(features[at], self.direct[span])  # of known cells, which come first
             x[at, slot] = self.heads.draw(out, slot, generator).to(x.dtype)
             seen[at, slot] = True
-            added = self._one(self.cells(x[at], seen[at]), slot)
+            features[at] = self.cells(x[at], seen[at])
+            added = self._one(features[at], slot)
             entered[at] += added * (self.degree > place[at, slot, None])
         return x
 

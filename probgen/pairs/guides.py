@@ -9,6 +9,7 @@ for one of 10,000.
 from __future__ import annotations
 
 import math
+from itertools import accumulate
 from typing import Any, Literal, get_args
 
 import pyro
@@ -89,7 +90,7 @@ class GlobalGuide(nn.Module):
 
     def parts(self) -> list[slice]:
         """The entries of each site in the vector of all."""
-        ends = torch.tensor(self.sizes).cumsum(0).tolist()
+        ends = accumulate(self.sizes)
         return [slice(end - size, end) for end, size in zip(ends, self.sizes, strict=True)]
 
     def recentre(self) -> None:

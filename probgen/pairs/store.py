@@ -185,7 +185,7 @@ class Collect(Messenger):
             return  # of a `PyroModule`, which holds its parameters itself
         name = msg["name"]
         init = msg["args"][1] if len(msg["args"]) > 1 else None
-        if DIVIDER in name and isinstance(init, nn.Parameter):
+        if DIVIDER in name and _registered() is not None:
             self._lend(name.split(DIVIDER)[0])
             msg["value"] = init
         else:

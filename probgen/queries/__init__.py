@@ -5,7 +5,7 @@ may run in several threads; everything that runs the pair is inside one guarded 
 """
 
 from probgen.queries.companion import Companion
-from probgen.queries.density import Estimate, log_prob
+from probgen.queries.density import Estimate, log_prob, log_prob_given
 from probgen.queries.draws import Predictive, draw_globals, encoded
 from probgen.queries.intervals import estimate_draws, interval, log_prob_draws
 from probgen.queries.latents import latent, reconstruct
@@ -28,6 +28,7 @@ __all__ = [
     "log_pairs",
     "log_prob",
     "log_prob_draws",
+    "log_prob_given",
     "log_prob_masked",
     "masked",
     "reconstruct",

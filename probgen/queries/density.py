@@ -20,7 +20,7 @@ from probgen.queries.hidden import holes, scores_whole_rows, slots_of
 from probgen.queries.pareto import pareto_k
 from probgen.session import guarded
 
-__all__ = ["Estimate", "companion_of", "log_prob", "log_weights", "mixed"]
+__all__ = ["Estimate", "companion_of", "log_prob", "log_prob_given", "log_weights", "mixed"]
 
 #: numbers in the widest intermediate of a closed form: 4 MB of float64
 WIDE = 2**19
@@ -132,6 +132,26 @@ def log_prob(
     return _seen(predictive, batch, particles)
 
 
+def log_prob_given(
+    predictive: Predictive, batch: Batch, given: Batch, *, particles: int = 512
+) -> Estimate:
+    """Log density of the seen cells of each row given some of them: those seen in `given`.
+
+    The family's own conditional where it has one (members weigh by the density of what is
+    given); else the ratio of two densities.
+    """
+    parts = [member.estimate_given(batch, given) for member in predictive.members]
+    own = [Estimate(*part) for part in parts if part is not None]
+    if len(own) < len(parts):
+        joint = log_prob(predictive, batch, particles=particles)
+        return joint.over(log_prob(predictive, given, particles=particles))
+    if len(own) == 1:
+        return own[0]
+    each = [log_prob(predictive.of(r), given, particles=particles) for r in range(len(own))]
+    log_weights = torch.stack([part.value for part in each]).log_softmax(0)
+    return mixed(own, log_weights)
+
+
 def _seen(predictive: Predictive, batch: Batch, particles: int) -> Estimate:
     """The density of the seen cells, by the members' own ways."""
     parts = []
@@ -204,14 +224,14 @@ def _share(particles: int, predictive: Predictive) -> int:
 
 
 def mixed(parts: list[Estimate], log_weights: Tensor | None = None) -> Estimate:
-    """The mixture of densities of the same rows: equal, or by log weights (parts,)."""
+    """The mixture of densities of the same rows: equal, or by log weights (parts,) or (parts, n)."""
     if len(parts) == 1:
         return parts[0]
     values = torch.stack([part.value for part in parts])
     if log_weights is None:
         values = values - math.log(len(parts))
     else:
-        values = values + log_weights[:, None]
+        values = values + log_weights.reshape(len(parts), -1)
     value = torch.logsumexp(values, 0)
     peak = torch.where(value.isinf(), torch.zeros_like(value), value)
     shares = (values - peak).exp()

@@ -94,16 +94,17 @@ class Scoring(Asked):
         predictive = self._predictive(posterior)
         batch = self._batch(joint, self._device)
         with torch.no_grad():
-            estimate = queries.log_prob(predictive, batch)
             shift = self.schema_.log_det(queries.encoded(batch), batch.seen)
-            value = estimate.value.double() + shift
             given_batch = None
-            if known is not None:
+            if known is None:
+                estimate = queries.log_prob(predictive, batch)
+            else:
                 given_batch = self._batch(known, self._device)
-                below = queries.log_prob(predictive, given_batch)
-                base = self.schema_.log_det(queries.encoded(given_batch), given_batch.seen)
-                value, shift = value - below.value - base, shift - base
-                estimate = estimate.over(below)
+                estimate = queries.log_prob_given(predictive, batch, given_batch)
+                shift = shift - self.schema_.log_det(
+                    queries.encoded(given_batch), given_batch.seen
+                )
+            value = estimate.value.double() + shift
         doubt(estimate.khat, strict, "log densities")
         numbers = {"log_prob": outside(value, asked)}
         if interval is not None:
