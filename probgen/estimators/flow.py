@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import ClassVar, get_args
 
 from probgen.door import check_settings
@@ -89,7 +90,7 @@ class Flow(NetworkDensity):
             self, kind=get_args(Kind), base=get_args(BaseKind), transforms=1, bins=2, components=1
         )
         sizes = self.hidden if isinstance(self.hidden, Sequence) else ()
-        if not sizes or not all(isinstance(size, int) and size >= 1 for size in sizes):
+        if not sizes or not all(isinstance(size, Integral) and int(size) >= 1 for size in sizes):
             raise SchemaError(message(
                 f"hidden={self.hidden!r}", "one whole number of units, at least 1, a layer",
                 "pass hidden=(64, 64), for example",
