@@ -28,7 +28,7 @@ class Latents(Asked):
         Columns are ``name[code]`` for labels; ``name`` and ``name.sd`` (with an index where
         there are several dimensions) for others. A flow gives the point ``z[0], z[1], ...``
         of its base that the real cells of the row are the image of, NaN beside an atom;
-        it needs rows without holes. Of several restarts, those of the first.
+        it needs rows without holes (`NotSupported`). Of several restarts, those of the first.
         """
         check_is_fitted(self)
         encoded = encode(table, self.schema_, unseen=unseen, extra=extra)
@@ -59,7 +59,7 @@ class Latents(Asked):
             return None
         bad = holes(batch, self.schema_.slots).any(1).nonzero()[:, 0]
         if len(bad):
-            raise SchemaError(message(
+            raise NotSupported(message(
                 f"{len(bad)} row(s) with holes, the first at place {int(bad[0])}",
                 "rows that are seen in whole: each has one point of the base",
                 "impute the table first, or leave these rows out",
@@ -140,9 +140,9 @@ class Latents(Asked):
         Raises
         ------
         NotSupported
-            If rows of the family are no images of points.
+            If rows of the family are no images of points, or have holes.
         SchemaError
-            If the tables differ in length, or have holes.
+            If the tables differ in length.
         """
         check_is_fitted(self)
         both = [encode(frame, self.schema_) for frame in (table, other)]
