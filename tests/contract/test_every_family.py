@@ -13,6 +13,7 @@ ASK_MUCH = {
     "shares_add_up_to_the_surprisal", "a_repair_raises_the_density",
     "p_values_do_not_depend_on_units", "p_values_are_ranks_among_rows_held_apart",
     "rows_do_not_depend_on_one_another", "imputed_values_are_legal",
+    "seen_cells_survive_imputation",
 }  # fmt: skip
 
 
