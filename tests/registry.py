@@ -45,8 +45,8 @@ def _stack(**parts: Callable[[], Density]) -> Callable[[], Density]:
 
 def _flow(**settings: object) -> Callable[[], Density]:
     fast = {
-        "transforms": 2, "hidden": (16, 16), "bins": 4, "components": 3, "max_epochs": 10, "validation": 0.0,
-        "noise": 0.0, "compile": False, "random_state": 0,
+        "transforms": 2, "hidden": (16, 16), "bins": 4, "components": 3, "max_epochs": 10,
+        "validation": 0.0, "noise": 0.0, "compile": False, "random_state": 0,
     }  # fmt: skip
     return lambda: Flow(**{**fast, **settings})
 

@@ -12,7 +12,7 @@ the others, of which the networks know by the atom.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -52,7 +52,7 @@ class Given(NamedTuple):
 class RowFlow(Family):
     """The pair; `probgen.Flow` describes the settings."""
 
-    holes = "latent"
+    holes: Literal["exact", "latent", "masked", "refuse"] = "latent"
     whole_rows = True
     coherent = False
     closed_form = True
@@ -299,7 +299,7 @@ class RowFlow(Family):
 
     @torch.no_grad()
     def start(self, batch: Batch, generator: torch.Generator) -> None:
-        """Start as a mixture: of the rows, or of what a linear regression on the context leaves."""
+        """Start as a mixture: of the rows, or of what a regression on the context leaves."""
         assert batch.x is not None  # training rows are there
         weight = batch.weight
         if bool(holes(batch, self.schema.slots).any()):

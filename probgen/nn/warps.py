@@ -74,6 +74,8 @@ class Warp(nn.Module):
         self.flow = _made(kind, size, context, transforms, hidden, bins)
         self.splines = kind in ("spline", "coupling")
         self.total = 3 * bins - 1 if self.splines else 2
+        #: entries that a coupling step reads, and those that it moves; known before tracing
+        self.split = [_split(step) for step in self._steps()]
         for step in self._steps():
             for last in _last(step):
                 nn.init.zeros_(last)
@@ -99,8 +101,8 @@ class Warp(nn.Module):
         log_det : Tensor (n,)
         """
         total = torch.zeros_like(x)
-        for step in self._steps():
-            active, raw = self._maps(step, x, context)
+        for number, step in enumerate(self._steps()):
+            active, raw = self._maps(number, step, x, context)
             own = x if active is None else x[active]
             y, slope = spline(own, raw) if self.splines else affine(own, raw)
             here = present if active is None or present is None else present[active]
@@ -111,18 +113,20 @@ class Warp(nn.Module):
             total = total + slope if active is None else total.index_add(0, active, slope)
         return x, total.sum(0)
 
-    def _maps(self, step: Any, x: Tensor, context: Tensor | None) -> tuple[Tensor | None, Tensor]:
+    def _maps(
+        self, number: int, step: Any, x: Tensor, context: Tensor | None
+    ) -> tuple[Tensor | None, Tensor]:
         """Entries that a step moves (None: all), and the numbers of their maps (total, ., n)."""
         hyper = getattr(step, "hyper", None)
         if hyper is None:  # one entry alone: the same numbers whatever comes in
             raw = torch.cat([p.reshape(self.size, -1) for p in step.phi], 1).T
             return None, raw[..., None].expand(*raw.shape, x.shape[1])
-        mask = getattr(step, "mask", None)
-        active = None if mask is None else (~mask).nonzero()[:, 0]
+        split = self.split[number]
+        active = None if split is None else torch.tensor(split[1], device=x.device)
         if self.size == 1:
             seen = x[:0]
         else:
-            seen = (x if mask is None else x[mask.nonzero()[:, 0]]).clamp(-REACH, REACH)
+            seen = (x if split is None else x[split[0]]).clamp(-REACH, REACH)
         h = seen if context is None else torch.cat([seen, context])
         *layers, last = _linear(hyper)
         for layer in layers:
@@ -149,11 +153,11 @@ class Warp(nn.Module):
 
     def _back(self, z: Tensor, context: Tensor | None, present: Tensor | None) -> Tensor:
         inverse = spline_back if self.splines else affine_back
-        for step in reversed(self._steps()):
+        for number, step in reversed(list(enumerate(self._steps()))):
             if getattr(step, "order", None) is not None:
                 z = _solve(step, z, context, present, self.total, inverse)
                 continue
-            active, raw = self._maps(step, z, context)
+            active, raw = self._maps(number, step, z, context)
             own = inverse(z if active is None else z[active], raw)
             if present is not None:
                 own = torch.where(present if active is None else present[active], own, 0.0)
@@ -178,9 +182,16 @@ def _made(
         return zuko.flows.RealNVP(**settings)
     if kind == "affine":
         return zuko.flows.MAF(**settings)
-    return zuko.flows.NSF(bins=bins, passes=2 if kind == "coupling" else None, **settings) if (
-        size > 1
-    ) else zuko.flows.NSF(bins=bins, **settings)  # fmt: skip
+    if kind == "coupling" and size > 1:
+        settings["passes"] = 2
+    return zuko.flows.NSF(bins=bins, **settings)
+
+
+def _split(step: Any) -> tuple[list[int], list[int]] | None:
+    mask = getattr(step, "mask", None)
+    if mask is None:
+        return None
+    return mask.nonzero()[:, 0].tolist(), (~mask).nonzero()[:, 0].tolist()
 
 
 def _linear(hyper: nn.Module) -> list[Any]:

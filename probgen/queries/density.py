@@ -166,16 +166,15 @@ def _seen(predictive: Predictive, batch: Batch, particles: int) -> Estimate:
 def _with_holes(predictive: Predictive, batch: Batch, hidden: Tensor, particles: int) -> Estimate:
     """Rows with holes of members that score whole rows only: cells that a companion proposes."""
     batch = keyed(batch)
-    companion = companion_of(predictive)
     out = _exact(batch.weight.new_zeros(len(batch), dtype=torch.float64), "importance")
     whole, part = hole_rows(batch, hidden)
     if len(whole):
         seen = _seen(predictive, batch.take(whole), particles)
         out.put(whole, seen)
-        out.method = "+".join(sorted({seen.method, out.method}))
-
+        out.method = seen.method if not len(part) else "+".join(sorted({seen.method, out.method}))
     if not len(part):
         return out
+    companion = companion_of(predictive)
     distinct, back = _distinct(batch, part)
     parts = []
     for rows in distinct.split(max(1, TILED // particles)):

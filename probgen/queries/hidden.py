@@ -20,7 +20,7 @@ def slots_of(family: Family) -> Sequence[Slot]:
     return getattr(family.schema, "slots", ())
 
 
-def scores_whole_rows(family: Family) -> bool:
+def scores_whole_rows(family: Family | type[Family]) -> bool:
     """Whether rows with holes take the way over a companion: proposals, weighed."""
     return family.holes == "refuse" or family.whole_rows
 

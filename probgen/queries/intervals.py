@@ -68,13 +68,15 @@ def _with_holes(
 ) -> tuple[Tensor, Tensor]:
     """Members that score whole rows only: hidden cells are proposed, the same for all draws."""
     batch, count = keyed(batch), len(predictive)
-    companion = companion_of(predictive)
     out = batch.weight.new_zeros(2, count, len(batch), dtype=torch.float64)
     whole, part = hole_rows(batch, hidden)
     if len(whole):
         found = _seen(predictive, batch.take(whole), particles)
         out[:, :, whole] = torch.stack(found).double()
-    for rows in part.split(max(1, TILED // particles)) if len(part) else ():
+    if not len(part):
+        return out[0], out[1]
+    companion = companion_of(predictive)
+    for rows in part.split(max(1, TILED // particles)):
         proposed = keyed_proposals(companion, batch.take(rows), particles)
         weights = proposed.weights(_seen(predictive, proposed.rows, particles)[0])
         out[:, :, rows] = torch.stack(_averaged(True, weights)).to(out.dtype)

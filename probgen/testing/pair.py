@@ -14,8 +14,8 @@ from probgen.batch import Batch
 from probgen.density import Density
 from probgen.family import Draws, Family
 from probgen.queries import Predictive
-from probgen.queries.hidden import holes, scores_whole_rows, slots_of
 from probgen.queries.draws import log_mean_exp
+from probgen.queries.hidden import holes, scores_whole_rows, slots_of
 from probgen.session import guarded
 from probgen.testing.subject import NotApplicable, Subject, check, gap, need
 

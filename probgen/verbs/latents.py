@@ -28,7 +28,7 @@ class Latents(Asked):
         Columns are ``name[code]`` for labels; ``name`` and ``name.sd`` (with an index where
         there are several dimensions) for others. A flow gives the point ``z[0], z[1], ...``
         of its base that the real cells of the row are the image of, NaN beside an atom;
-        it needs rows without holes. Of several restarts, those of the first.
+        it needs rows without holes (`NotSupported`). Of several restarts, those of the first.
         """
         check_is_fitted(self)
         encoded = encode(table, self.schema_, unseen=unseen, extra=extra)
@@ -59,7 +59,7 @@ class Latents(Asked):
             return None
         bad = holes(batch, self.schema_.slots).any(1).nonzero()[:, 0]
         if len(bad):
-            raise SchemaError(message(
+            raise NotSupported(message(
                 f"{len(bad)} row(s) with holes, the first at place {int(bad[0])}",
                 "rows that are seen in whole: each has one point of the base",
                 "impute the table first, or leave these rows out",
@@ -84,7 +84,7 @@ class Latents(Asked):
         with torch.no_grad():
             codes = self._codes(batch)
             if codes is not None:
-                x = self.members_[0].decoded(batch, self._moved(codes, latent))
+                x = self.members_[0].decoded(batch, self._with_codes(codes, latent))
                 assert x is not None  # a family with codes decodes them
                 x = torch.where(batch.seen, x, 0.0)
                 return self._decode(x.cpu().numpy(), encoded.index)
@@ -94,7 +94,7 @@ class Latents(Asked):
                 x = queries.reconstruct(self._predictive(), batch)
         return self._decode(x.cpu().numpy(), encoded.index)
 
-    def _moved(
+    def _with_codes(
         self, codes: dict[str, torch.Tensor], latent: pd.DataFrame | None
     ) -> dict[str, torch.Tensor]:
         """The codes of a frame, in the places of those of the rows."""
@@ -140,9 +140,9 @@ class Latents(Asked):
         Raises
         ------
         NotSupported
-            If rows of the family are no images of points.
+            If rows of the family are no images of points, or have holes.
         SchemaError
-            If the tables differ in length, or have holes.
+            If the tables differ in length.
         """
         check_is_fitted(self)
         both = [encode(frame, self.schema_) for frame in (table, other)]

@@ -5,7 +5,6 @@ import pytest
 from probgen.testing import CHECKS, NotApplicable
 from tests.registry import REGISTRY, subject
 
-
 #: checks that ask for thousands of hidden cells: slow where a companion proposes them
 ASK_MUCH = {
     "probabilities_are_shares_of_samples", "scores_given_an_event_have_mass_one",
@@ -14,6 +13,7 @@ ASK_MUCH = {
     "shares_add_up_to_the_surprisal", "a_repair_raises_the_density",
     "p_values_do_not_depend_on_units", "p_values_are_ranks_among_rows_held_apart",
     "rows_do_not_depend_on_one_another", "imputed_values_are_legal",
+    "seen_cells_survive_imputation",
 }  # fmt: skip
 
 

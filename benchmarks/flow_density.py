@@ -1,0 +1,167 @@
+"""Held-out nats of `Flow` on continuous tables, beside a mixture and zuko trained by hand.
+
+Magic, and the rows of annthyroid, cardio, mammography, pendigits and shuttle that are no
+anomalies. All columns are taken as real, without atoms and grids, under one schema for all, and
+are dequantised by nobody: repeated values make the densities of such tables large, for every
+model alike. Frozen split: one row in ten is tested, drawn by seed 0. `GaussianMixture` may choose
+its components on a tenth of the training rows; zuko's own spline flow of the same architecture is
+trained by hand, with Adam, the same held-out share, patience, rates and batches, and as much
+time as `Flow` took.
+
+Asked: better than the mixture by two standard errors on four of six tables, no worse than zuko
+(by more than two standard errors) on any.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import zuko
+
+import probgen as pg
+
+SETS = ("annthyroid", "cardio", "mammography", "pendigits", "shuttle")
+COMPONENTS = (1, 2, 4, 8, 16, 30)
+
+
+def tables(
+    folder: Path, names: list[str], most: int
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Training and test rows of each table."""
+    for name in names:
+        if name == "magic":
+            rows = pd.read_csv(folder / "tables/magic/magic04.data.gz", header=None)
+            rows = rows.iloc[:, :10].to_numpy(float)
+        else:
+            [path] = (folder / "adbench").glob(f"*_{name}.npz")
+            held = np.load(path, allow_pickle=False)
+            rows = held["X"][held["y"].ravel() == 0].astype(float)
+        rows = rows[:, rows.std(0) > 0]
+        rows = rows[np.random.default_rng(0).permutation(len(rows))]
+        cut = len(rows) // 10
+        yield name, rows[cut:][:most], rows[:cut]
+
+
+def schema_of(train: pd.DataFrame) -> pg.Schema:
+    """Every column real, without atoms or grid."""
+    plain = {"kind": "real", "atoms": (), "grid": None}
+    return pg.Schema.infer(train, dict.fromkeys(train.columns, plain))
+
+
+def mixture(train: pd.DataFrame, schema: pg.Schema) -> pg.Density:
+    """The mixture of the best number of components on a tenth of the rows."""
+    cut = len(train) // 10
+
+    def fit(k: int, rows: pd.DataFrame) -> pg.Density:
+        made = pg.GaussianMixture(k, schema=schema, starts=2, draws=0, random_state=0,
+                                  dequantise=False, max_epochs=300)  # fmt: skip
+        return made.fit(rows)
+
+    scores = {k: fit(k, train.iloc[cut:]).score(train.iloc[:cut]) for k in COMPONENTS}
+    best = max(scores, key=scores.__getitem__)
+    print(f"   mixture of {best}", flush=True)
+    return fit(best, train)
+
+
+def by_hand(train: np.ndarray, test: np.ndarray, flow: pg.Flow, seconds: float) -> np.ndarray:
+    """zuko's spline flow on standardised rows: log density of each test row."""
+    torch.manual_seed(0)
+    mean, sd = train.mean(0), train.std(0)
+    x = torch.from_numpy((train - mean) / sd).float()
+    y = torch.from_numpy((test - mean) / sd).float()
+    x = x[torch.randperm(len(x))]
+    cut = round(len(x) * flow.validation)
+    held, x = x[:cut], x[cut:]
+    passes = 2 if flow.kind == "coupling" else None
+    model = zuko.flows.NSF(x.shape[1], transforms=flow.transforms, bins=flow.bins, passes=passes,
+                           hidden_features=tuple(flow.hidden))  # fmt: skip
+    optimiser = torch.optim.Adam(model.parameters(), lr=flow.learning_rate)
+    size = flow.result_.batch_size
+    best, state, stale, clock = math.inf, copy.deepcopy(model.state_dict()), 0, time.perf_counter()
+    while stale < flow.patience and time.perf_counter() - clock < seconds:
+        for rows in torch.randperm(len(x)).split(size):
+            loss = -model().log_prob(x[rows]).mean()
+            optimiser.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+            optimiser.step()
+        with torch.no_grad():
+            score = -float(model().log_prob(held).mean())
+        if score < best:
+            best, state, stale = score, copy.deepcopy(model.state_dict()), 0
+        else:
+            stale += 1
+    model.load_state_dict(state)
+    with torch.no_grad():
+        value = torch.cat([model().log_prob(rows) for rows in y.split(4096)])
+    return value.double().numpy() - np.log(sd).sum()
+
+
+def gap(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+    """Mean difference and its standard error, nats a row."""
+    return float((a - b).mean()), float((a - b).std() / math.sqrt(len(a)))
+
+
+def main() -> None:
+    """Print differences in nats a row, with their standard errors."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the reference data")
+    parser.add_argument("--tables", nargs="*", default=["magic", *SETS])
+    parser.add_argument("--rows", type=int, default=10**9, help="training rows at most")
+    parser.add_argument("--epochs", type=int, default=pg.Flow.max_epochs)
+    parser.add_argument("--set", nargs="*", default=[], help="settings of Flow: name=value")
+    parser.add_argument("--without-zuko", action="store_true")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    own = {k: _value(v) for k, v in (pair.split("=", 1) for pair in arguments.set)}
+    wins, losses = 0, 0
+    for name, fitted, tested in tables(arguments.data, arguments.tables, arguments.rows):
+        names = [f"c{i}" for i in range(fitted.shape[1])]
+        train, test = (pd.DataFrame(rows, columns=names) for rows in (fitted, tested))
+        schema = schema_of(train)
+        clock = time.perf_counter()
+        flow = pg.Flow(schema=schema, random_state=0, max_epochs=arguments.epochs,
+                       dequantise=False, **own).fit(train)  # fmt: skip
+        seconds = time.perf_counter() - clock
+        mine = flow.score_samples(test)
+        held = -min(flow.result_.validation, default=0.0)
+        print(
+            f"{name}: {len(train)} x {len(names)}, flow {mine.mean():.3f} nats after "
+            f"{seconds:.0f} s, {flow.result_.epochs} epochs, best {held:.3f} on rows held out "
+            f"(encoded units), noise {flow.noise_}",
+            flush=True,
+        )
+        still = own | {"max_epochs": 1, "learning_rate": 1e-12, "noise": 0.0, "compile": False}
+        start = pg.Flow(schema=schema, random_state=0, dequantise=False, **still).fit(train)
+        difference, se = gap(mine, start.score_samples(test))
+        print(f"   over its start {difference:+.3f} +- {se:.3f}", flush=True)
+        difference, se = gap(mine, mixture(train, schema).score_samples(test))
+        wins += difference > 2 * se
+        print(f"   over the mixture {difference:+.3f} +- {se:.3f}", flush=True)
+        if not arguments.without_zuko:
+            other = by_hand(train.to_numpy(), test.to_numpy(), flow, seconds)
+            difference, se = gap(mine, other)
+            losses += difference < -2 * se
+            print(f"   over zuko by hand {difference:+.3f} +- {se:.3f}", flush=True)
+    print(f"better than the mixture on {wins}, worse than zuko by hand on {losses}")
+
+
+def _value(text: str) -> object:
+    try:
+        return float(text) if "." in text or "e" in text else int(text)
+    except ValueError:
+        return tuple(int(t) for t in text.split(",")) if "," in text else text
+
+
+if __name__ == "__main__":
+    main()
