@@ -7,7 +7,7 @@ saw judge it. Printed are nats a row against a Gaussian mixture of the same rows
 error of the difference, epochs and seconds, and at the end, over tables, the mean of what fixed
 levels and the choice by held-out rows (`noise="auto"`) reach.
 
-batch   the same at several numbers of rows a step
+--what batch or rate tries numbers of rows a step, or learning rates, instead of noise.
 """
 
 from __future__ import annotations
@@ -26,7 +26,11 @@ from probgen.datasets import penguins
 from probgen.estimators.network import NetworkDensity
 
 LEVELS = (0.0, 0.05, 0.1, 0.2, 0.4)
-BATCHES = (32, 64, 128, 256)
+TRIED: dict[str, list[dict[str, Any]]] = {
+    "noise": [{"noise": level} for level in LEVELS],
+    "batch": [{"noise": 0.1, "batch_size": size} for size in (32, 64, 128, 256)],
+    "rate": [{"noise": 0.1, "learning_rate": rate} for rate in (1e-3, 3e-3, 5e-3, 1e-2)],
+}
 TEST = 3000
 FAMILIES: dict[str, type[NetworkDensity]] = {
     "flow": pg.Flow, "autoregressive": pg.Autoregressive
@@ -89,9 +93,7 @@ def run(family: str, rows: int, seed: int, what: str) -> pd.DataFrame:
             warnings.simplefilter("ignore")
             mixture = pg.GaussianMixture(8, schema=schema, random_state=0).fit(train)
         base, gains, held = scores(mixture, test), {}, {}
-        settings = [{"noise": s} for s in LEVELS] if what == "noise" else [
-            {"noise": 0.1, "batch_size": b} for b in BATCHES]  # fmt: skip
-        for setting in settings:
+        for setting in TRIED[what]:
             model, seconds = fitted(family, train, schema, **setting)
             gain = scores(model, test) - base
             key = list(setting.values())[-1]
@@ -106,7 +108,7 @@ def run(family: str, rows: int, seed: int, what: str) -> pd.DataFrame:
 def main() -> None:
     """Print all."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--what", default="noise", choices=["noise", "batch"])
+    parser.add_argument("--what", default="noise", choices=list(TRIED))
     parser.add_argument("--rows", nargs="*", type=int, default=[200, 1000])
     parser.add_argument("--only", nargs="*", default=list(FAMILIES), choices=list(FAMILIES))
     parser.add_argument("--seeds", type=int, default=1)

@@ -13,7 +13,15 @@ from probgen.errors import (
     ProbgenError,
     SchemaError,
 )
-from probgen.estimators import Autoregressive, Flow, GaussianMixture, Independent, Pair, StudentT
+from probgen.estimators import (
+    Autoregressive,
+    Flow,
+    GaussianMixture,
+    Independent,
+    NetworkDensity,
+    Pair,
+    StudentT,
+)
 from probgen.evaluation import Comparison, SklearnDensity, Stack, compare
 from probgen.nuts import NUTS
 from probgen.outliers import OutlierDetector
@@ -25,6 +33,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "NUTS",
+    "NetworkDensity",
     "Answer",
     "ApproximationError",
     "ApproximationWarning",

@@ -45,9 +45,9 @@ def slot_names(family: Family, slots: list[int]) -> str:
     return ", ".join(known[j].name if known else f"slot {j}" for j in slots)
 
 
-def _automatic_batch(n: int) -> int:
+def _automatic_batch(n: int, least: int) -> int:
     """A power of two near n / 32: some thirty steps an epoch, within what vectorises well."""
-    return min(1024, max(32, 2 ** round(math.log2(max(n, 2) / 32)))) if n > 32 else n
+    return min(1024, max(least, 2 ** round(math.log2(max(n, 2) / 32)))) if n > least else n
 
 
 Steps = Gradients | Objectives | Updates
@@ -89,7 +89,7 @@ class Loop:
             steps: Steps = Updates(self.family, self.batch, training, size)
         else:
             kind = Objectives if self.family.objectives() else Gradients
-            size = training.batch_size or _automatic_batch(n)
+            size = training.batch_size or _automatic_batch(n, training.least_batch)
             steps = kind(self.family, self.batch, training, size)
         self.base_rate = steps.rate
         self.result.batch_size = min(size, n)

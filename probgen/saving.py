@@ -205,7 +205,7 @@ def _registry() -> dict[str, type[Density]]:
     found["Stack"] = Stack
     return {
         name: value for name, value in found.items()
-        if isinstance(value, type) and issubclass(value, Density) and value is not Density
+        if isinstance(value, type) and issubclass(value, Density) and hasattr(value, "family")
     }  # fmt: skip
 
 

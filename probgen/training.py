@@ -31,7 +31,9 @@ class Training:
         Step of Adam; not used by closed-form updates.
     batch_size : int or None
         Rows a step. None: all rows for updates; for gradients a power of two near n / 32,
-        from 32 to 1,024.
+        from `least_batch` to 1,024.
+    least_batch : int
+        Rows a step at least where `batch_size` is None.
     weight_decay : float
         Share of a parameter of two or more dims that is taken off in a step of Adam, in units
         of the rate (decoupled: Loshchilov and Hutter 2019).
@@ -70,6 +72,7 @@ class Training:
     validation: float = 0.1
     learning_rate: float = 1e-2
     batch_size: int | None = None
+    least_batch: int = 32
     weight_decay: float = 0.0
     gradient_clip: float | None = 10.0
     schedule: Literal["plateau", "cosine", "constant"] = "plateau"
@@ -86,7 +89,8 @@ class Training:
     kappa: float = 0.7
 
     def __post_init__(self) -> None:
-        for name in ("max_epochs", "patience", "starts", "restarts", "batch_size", "random_state"):
+        for name in ("max_epochs", "patience", "starts", "restarts", "batch_size", "random_state",
+                     "least_batch"):  # fmt: skip
             value, low = getattr(self, name), int(name != "random_state")
             none = value is None and name in ("batch_size", "random_state")
             whole = isinstance(value, Integral) and int(value) >= low

@@ -8,7 +8,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from probgen.batch import Batch
 from probgen.door import check_settings
 from probgen.errors import SchemaError, message
 from probgen.estimators.network import NetworkDensity
@@ -95,13 +94,6 @@ class Autoregressive(NetworkDensity):
         return AnyOrder(
             schema, hidden, self.layers, self.dropout, self.parts, self.orders, self.masked
         )
-
-    def _noises(self, batch: Batch, held: Batch | None) -> tuple[float, ...]:
-        """Noise is for real cells: there is nothing to choose where all are whole numbers."""
-        x = batch.x
-        if self.noise == "auto" and x is not None and bool((x == x.round()).all()):
-            return (0.0,)
-        return super()._noises(batch, held)
 
     def _check(self, encoded: Encoded) -> None:
         super()._check(encoded)

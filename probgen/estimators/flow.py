@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import ClassVar, get_args
 
@@ -16,8 +16,12 @@ from probgen.nn.bases import BaseKind
 from probgen.nn.warps import Kind
 from probgen.schema import Schema
 from probgen.table import Encoded
+from probgen.training import Training
 
 __all__ = ["Flow"]
+
+#: rows a step at least: fewer cost time and gain little (benchmarks/noise.py --what batch)
+LEAST_BATCH = 128
 
 
 @dataclass(eq=False, repr=False)
@@ -48,6 +52,9 @@ class Flow(NetworkDensity):
         range is improbable and not impossible.
     components : int
         Of the mixture base.
+    learning_rate : float
+        Step of Adam: real cells hardly care from 0.001 to 0.01, the probabilities of categories
+        and counts want the upper half (benchmarks/noise.py --what rate).
 
     Other parameters are those of `NetworkDensity`.
 
@@ -75,8 +82,12 @@ class Flow(NetworkDensity):
     bins: int = 8
     base: BaseKind = "mixture"
     components: int = 8
+    learning_rate: float = field(default=5e-3, kw_only=True)
 
     family: ClassVar[type[Family]] = RowFlow
+
+    def _training(self) -> Training:
+        return replace(super()._training(), least_batch=LEAST_BATCH)
 
     def _make(self, schema: Schema) -> Family:
         return RowFlow(

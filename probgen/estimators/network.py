@@ -42,7 +42,7 @@ class NetworkDensity(Density):
     learning_rate : float
         Step of Adam.
     batch_size : int, optional
-        Rows a step. None: a power of two near n / 32, from 32 to 1,024.
+        Rows a step. None: a power of two near n / 32, up to 1,024.
     weight_decay : float
         Share of the weights that is taken off in a step, in units of the learning rate.
     dropout : float
@@ -132,7 +132,9 @@ class NetworkDensity(Density):
     def _noises(self, batch: Batch, held: Batch | None) -> tuple[float, ...]:
         if self.noise != "auto":
             return (float(self.noise),)
-        return NOISES if held is not None and len(batch) <= FEW_ROWS else (0.0,)
+        x = batch.x
+        real = x is not None and bool((x != x.round()).any())
+        return NOISES if real and held is not None and len(batch) <= FEW_ROWS else (0.0,)
 
     @property
     def _rival(self) -> Callable[[pd.DataFrame], Callable[[pd.DataFrame], np.ndarray]]:
