@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from numbers import Integral
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from probgen.errors import SchemaError, message
@@ -89,24 +90,31 @@ class Training:
     kappa: float = 0.7
 
     def __post_init__(self) -> None:
-        for name in ("max_epochs", "patience", "starts", "restarts", "batch_size", "random_state",
-                     "least_batch"):  # fmt: skip
+        for name in ("max_epochs", "patience", "starts", "restarts", "batch_size", "least_batch",
+                     "random_state"):  # fmt: skip
             value, low = getattr(self, name), int(name != "random_state")
             none = value is None and name in ("batch_size", "random_state")
             whole = isinstance(value, Integral) and int(value) >= low
             _require(name, value, none or whole, f"a whole number, at least {low}")
         for name in ("learning_rate", "delay", "gradient_clip"):
             value = getattr(self, name)
-            _require(name, value, value is None or 0 < value < math.inf, "a positive number")
-        _require("weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "0 or more")
-        _require("tolerance", self.tolerance, self.tolerance >= 0, "0 or more")
-        _require("validation", self.validation, 0 <= self.validation < 1, "0 <= share < 1")
+            positive = _is_number(value) and 0 < value < math.inf
+            _require(name, value, positive or value is None, "a positive number")
+        for name, low, high in (("weight_decay", 0, math.inf), ("tolerance", 0, math.inf),
+                                ("validation", 0, 1)):  # fmt: skip
+            value = getattr(self, name)
+            fits = _is_number(value) and low <= value < high
+            _require(name, value, fits, f"a number, {low} <= {name} < {high:g}")
         _require("kappa", self.kappa, 0.5 < self.kappa <= 1, "0.5 < kappa <= 1")
         schedules = ("plateau", "cosine", "constant")
         _require("schedule", self.schedule, self.schedule in schedules, f"one of {schedules}")
         precisions = ("float32", "float64")
         _require("precision", self.precision, self.precision in precisions, str(precisions))
         _require("compile", self.compile, self.compile in ("auto", True, False), "'auto' or bool")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
 def _require(name: str, value: object, ok: bool, needed: str) -> None:

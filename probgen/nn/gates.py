@@ -31,19 +31,20 @@ class Gate(nn.Linear):
         n = min(ROWS, len(share))
         design = torch.cat([features[:, :n], torch.ones_like(features[:1, :n])]).T.double()
         design, share, weight = design.detach(), share[:n].double(), weight[:n].double()
+        base = base.detach().double()
         with torch.enable_grad():
             line = design.new_zeros(design.shape[1], share.shape[1]).requires_grad_()
             optimiser = torch.optim.LBFGS([line], max_iter=STEPS, line_search_fn="strong_wolfe")
 
             def loss() -> float:
                 optimiser.zero_grad()
-                logits = (design @ line + base.double()).log_softmax(1)
+                logits = (design @ line + base).log_softmax(1)
                 value = -(weight[:, None] * share * logits).sum() + 0.5 * RIDGE * (
                     line.square().sum()
                 )
                 value = value / weight.sum()
                 value.backward()  # type: ignore[no-untyped-call]
-                return float(value)
+                return float(value.detach())
 
             optimiser.step(loss)  # type: ignore[arg-type]
         found = line.detach()
