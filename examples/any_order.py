@@ -59,8 +59,8 @@ pd.DataFrame(
 
 # %% [markdown]
 # What is the sex of a bird whose bill and flipper were measured? A conditional of two levels is
-# two log densities. They are probabilities and add up to one, but for the little that is kept for a
-# level never seen.
+# two log densities. They are probabilities and add up to one, but for the little that is kept for
+# a level never seen.
 
 # %%
 known = ["species", "bill_length_mm", "bill_depth_mm", "flipper_length_mm"]
@@ -124,8 +124,8 @@ fig.tight_layout()
 # ## How far to trust it
 #
 # Drawn rows look like the table. `check` also fits a mixture to the same birds and says whether
-# the network was worth its cost. The verdict on intervals is no: a few networks are a few values of
-# the parameters and no posterior. `restarts=20, bootstrap=True` gives intervals, at the cost of
+# the network was worth its cost. The verdict on intervals is no: a few networks are a few values
+# of the parameters and no posterior. `restarts=20, bootstrap=True` gives intervals, at the cost of
 # twenty fits.
 
 # %%
