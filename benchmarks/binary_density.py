@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 import probgen as pg
+from benchmarks.settings import read_settings
 
 #: mean test log density of a Bernoulli mixture by EM with up to 300 components
 MIXTURE = {
@@ -70,8 +71,4 @@ if __name__ == "__main__":
     parser.add_argument("--only", nargs="*", default=[], choices=list(MIXTURE))
     parser.add_argument("--set", nargs="*", default=[], help="settings, name=value")
     arguments = parser.parse_args()
-    values: dict[str, Any] = {}
-    for item in arguments.set:
-        name, _, value = item.partition("=")
-        values[name] = int(value) if value.isdigit() else float(value)
-    main(arguments.data, arguments.only, **values)
+    main(arguments.data, arguments.only, **read_settings(arguments.set))

@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 
 import probgen as pg
+from benchmarks.settings import read_settings
 
 #: of the networks; the same for all tables
 SETTINGS: dict[str, object] = {
@@ -51,7 +52,7 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    own = SETTINGS | {k: _value(v) for k, v in (p.split("=", 1) for p in arguments.set)}
+    own = SETTINGS | read_settings(arguments.set)
     published = pd.read_csv(arguments.data / "conditional_density/published.csv", index_col=0)
     published = published["MC_dropout_test_ll_mean"]
     for name in arguments.tables or published.index:
@@ -71,13 +72,6 @@ def main() -> None:
             f"{published[name]:.3f}, {time.perf_counter() - clock:.0f} s",
             flush=True,
         )
-
-
-def _value(text: str) -> object:
-    try:
-        return float(text) if "." in text or "e" in text else int(text)
-    except ValueError:
-        return tuple(int(t) for t in text.split(",")) if "," in text else text
 
 
 if __name__ == "__main__":

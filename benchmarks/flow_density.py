@@ -28,6 +28,7 @@ import torch
 import zuko
 
 import probgen as pg
+from benchmarks.settings import read_settings
 from probgen.table import encode
 
 SETS = ("annthyroid", "cardio", "mammography", "pendigits", "shuttle")
@@ -128,7 +129,7 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    own = {k: _value(v) for k, v in (pair.split("=", 1) for pair in arguments.set)}
+    own = read_settings(arguments.set)
     wins, losses = 0, 0
     for name, fitted, tested in tables(arguments.data, arguments.tables, arguments.rows):
         names = [f"c{i}" for i in range(fitted.shape[1])]
@@ -159,13 +160,6 @@ def main() -> None:
             losses += difference < -2 * se
             print(f"   over zuko by hand {difference:+.3f} +- {se:.3f}", flush=True)
     print(f"better than the mixture on {wins}, worse than zuko by hand on {losses}")
-
-
-def _value(text: str) -> object:
-    try:
-        return float(text) if "." in text or "e" in text else int(text)
-    except ValueError:
-        return tuple(int(t) for t in text.split(",")) if "," in text else text
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from sklearn.experimental import enable_iterative_imputer  # noqa: F401
 from sklearn.impute import IterativeImputer, SimpleImputer
 
 import probgen as pg
+from benchmarks.settings import read_settings
 
 #: the setting that the figures in the documentation are for
 SETTING = {"components": 120, "restarts": 3, "starts": 1, "max_epochs": 60, "dequantise": False}
@@ -155,13 +156,7 @@ if __name__ == "__main__":
     parser.add_argument("--mixed", nargs="*", help="names of mixed-type tables instead of Letter")
     parser.add_argument("--set", nargs="*", default=[], help="settings, name=value")
     arguments = parser.parse_args()
-    values: dict[str, object] = {}
-    for item in arguments.set:
-        key, _, value = item.partition("=")
-        words = {"True": True, "False": False}
-        values[key] = words[value] if value in words else float(value)
-        if value.isdigit():
-            values[key] = int(value)
+    values = read_settings(arguments.set)
     if arguments.mixed is None:
         score_letter(arguments.data, arguments.draws, arguments.seed, **values)
     else:

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 import probgen as pg
+from benchmarks.settings import read_settings
 from probgen.families.mixture import Mixture
 
 KINDS = {"real": "real", "pos": "positive", "count": "count", "cat": "category"}
@@ -92,8 +93,4 @@ if __name__ == "__main__":
     parser.add_argument("--family", default="GaussianMixture", choices=list(SETTINGS))
     parser.add_argument("--set", nargs="*", default=[], help="settings, name=value")
     arguments = parser.parse_args()
-    values = {}
-    for item in arguments.set:
-        name, _, value = item.partition("=")
-        values[name] = int(value) if value.isdigit() else float(value) if "." in value else value
-    main(arguments.data, arguments.only, arguments.family, **values)
+    main(arguments.data, arguments.only, arguments.family, **read_settings(arguments.set))
