@@ -116,3 +116,28 @@ def _joint(model):
 def test_settings_are_checked(setting):
     with pytest.raises(SchemaError, match=next(iter(setting))):
         pg.Flow(**setting).fit(moon(30))
+
+
+@pytest.mark.parametrize("kind", [pg.Flow, pg.Autoregressive])
+def test_every_verb_takes_several_restarts(kind):
+    """No answer of a network drags a gradient along, and restarts are averaged."""
+    table = counts(80).assign(x=moon(80)["x"], y=moon(80)["y"])
+    model = kind(restarts=2, noise=0.0, max_epochs=2, random_state=0).fit(table)
+    each = [pg.queries.log_prob(model._predictive().of(r), _batch(model, table)) for r in (0, 1)]
+    mean = torch.stack([one.value for one in each]).logsumexp(0) - np.log(2)
+    shift = model.schema_.log_det(_batch(model, table).x, _batch(model, table).seen)
+    np.testing.assert_allclose(model.log_prob(table), mean + shift, rtol=1e-9)
+    assert len(model.log_prob(table.head(), details=True)) == 5
+    assert model.check(table.head(40), train=table).density in ("yes", "no", "unknown")
+    if kind is pg.Flow:
+        again = model.reconstruct(table, latent=model.latent(table))
+        np.testing.assert_allclose(again["x"], table["x"], atol=1e-8)
+        return  # its answers about parts of rows come from a companion, whatever the restarts
+    holed = table.head(6).assign(x=[np.nan, *table["x"][1:6]], k=[*table["k"][:5], np.nan])
+    assert model.impute(holed).notna().all(axis=None)
+    assert len(model.sample(4, given={"c": "a"}, random_state=0)) == 4
+    assert len(model.outliers(table)) == len(table)
+
+
+def _batch(model, table):
+    return model._batch(pg.table.encode(table, model.schema_), torch.device("cpu"))

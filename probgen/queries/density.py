@@ -96,6 +96,7 @@ def joined(parts: list[Estimate]) -> Estimate:
     )
 
 
+@torch.no_grad()
 def log_prob(
     predictive: Predictive, batch: Batch, *, particles: int = 512, plugin: bool = False
 ) -> Estimate:
@@ -132,6 +133,7 @@ def log_prob(
     return _seen(predictive, batch, particles)
 
 
+@torch.no_grad()
 def log_prob_given(
     predictive: Predictive, batch: Batch, given: Batch, *, particles: int = 512
 ) -> Estimate:

@@ -195,7 +195,8 @@ class Imputing(Asked):
         self, batch: Batch, generator: torch.Generator, strict: bool
     ) -> Conditionals:
         """Each unseen cell; restarts weigh by the density of the seen cells of a row."""
-        each = [member.conditionals(batch) for member in self.members_]
+        with torch.no_grad():
+            each = [member.conditionals(batch) for member in self.members_]
         found = [cells for cells in each if cells is not None]
         if len(found) < len(each):
             many = torch.arange(len(batch), device=batch.seen.device).repeat(DRAWS)
