@@ -54,11 +54,12 @@ class Autoregressive(NetworkDensity):
         what the order hides. Whatever is asked comes before the holes of its row, so this
         practice is seldom needed, and costs density (benchmarks/binary_density.py compares).
 
-    Other parameters are those of `NetworkDensity` and `Density`. Columns named in ``fit(table,
-    given=[...])`` are conditioned on and never modelled.
+    Other parameters are those of `NetworkDensity` and `Density`.
 
     Notes
     -----
+    Columns named in ``fit(table, given=[...])`` are conditioned on and never modelled.
+
     Scoring costs `orders` passes of the network a row. Drawing costs one pass in all for rows
     with holes in the same columns, and one pass a hole otherwise.
 
