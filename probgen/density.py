@@ -318,6 +318,11 @@ class Density(Verbs, DensityMixin, BaseEstimator):
         return self._with(draws)
 
     @property
+    def _has_posterior(self) -> bool:
+        """Whether the spread of draws and restarts is one of the parameters' uncertainty."""
+        return True
+
+    @property
     def _rival(self) -> Callable[[pd.DataFrame], Callable[[pd.DataFrame], np.ndarray]] | None:
         """Fits a cheaper density to rows, which `check` compares with; None where none is."""
         return None

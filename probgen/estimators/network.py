@@ -179,11 +179,16 @@ class NetworkDensity(Density):
         if not isinstance(self.bootstrap, bool):
             raise SchemaError(message(f"bootstrap={self.bootstrap!r}", "True or False", "choose"))
 
+    @property
+    def _has_posterior(self) -> bool:
+        """With restarts enough, of which each weighs the rows anew."""
+        return self.bootstrap and len(self.members_) >= ENOUGH
+
     def _interval(
         self, batch: Batch, given: Batch | None, level: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The spread of restarts, where it is one of the parameters' uncertainty."""
-        if not self.bootstrap or len(self.members_) < ENOUGH:
+        if not self._has_posterior:
             raise NotSupported(message(
                 f"an interval from {len(self.members_)} restart(s) of a "
                 f"{type(self).__name__}, bootstrap={self.bootstrap}",

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from probgen.batch import Batch
+from probgen.conditionals import atom_slots
 from probgen.elbo import lean_loss
 from probgen.family import Draws, Family
 from probgen.nn.bases import BaseKind, MixtureBase, NormalBase, StudentBase
@@ -73,10 +74,7 @@ class RowFlow(Family):
         slots = schema.slots
         self.real = [i for i, slot in enumerate(slots) if slot.kind == "real"]
         self.other = [i for i, slot in enumerate(slots) if slot.kind != "real"]
-        self.atoms = any(
-            slots[i].kind == "real" and slots[i - 1].column == slots[i].column
-            for i in range(1, len(slots))
-        )
+        self.atoms = bool(atom_slots(slots))
         if schema.context_slots:
             self.holes = "refuse"  # nothing proposes hidden cells in contexts
         rest = [slots[i] for i in self.other]

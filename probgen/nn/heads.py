@@ -8,6 +8,7 @@ widest.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -36,7 +37,7 @@ POINTS = 32
 LEVEL_ROWS = 0.5
 
 
-class Head(nn.Module):
+class Head(nn.Module, ABC):
     """The distributions of g slots of one form, each by `width` numbers of the network."""
 
     width: int
@@ -45,17 +46,17 @@ class Head(nn.Module):
         super().__init__()
         self.members = list(members)
 
+    @abstractmethod
     def start(self, x: Tensor, seen: Tensor, weight: Tensor) -> Tensor:
         """Read the training cells x (n, g); the outputs (g, width) that give the marginals."""
-        raise NotImplementedError
 
+    @abstractmethod
     def log_prob(self, out: Tensor, x: Tensor) -> Tensor:
         """Log density (n, g) of cells x (n, g) under outputs (n, g, width)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def draw(self, out: Tensor, member: int, generator: torch.Generator | None) -> Tensor:
         """Values (n,) of one slot, from outputs (n, width)."""
-        raise NotImplementedError
 
 
 class CategoryHead(Head):

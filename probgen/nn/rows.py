@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout, linear
 
 from probgen.columns import Slot
+from probgen.conditionals import atom_slots
 from probgen.nn.cells import Cells
 from probgen.nn.heads import Heads
 
@@ -302,17 +303,9 @@ class RowNetwork(nn.Module):
     def _settled(self, x: Tensor, seen: Tensor) -> Tensor:
         """Numbers (n, m) that are no question, as their column is seen to hold an atom."""
         out = torch.zeros_like(seen)
-        for i, j in self._atoms().items():
+        for i, j in atom_slots(self.slots).items():
             out[:, i] = seen[:, j] & (x[:, j] != 0)
         return out
-
-    def _atoms(self) -> dict[int, int]:
-        """By number of a column with atoms, the slot that says which atom a row holds."""
-        slots = self.slots
-        return {
-            i: i - 1 for i in range(1, self.m)
-            if slots[i].kind == "real" and slots[i - 1].column == slots[i].column
-        }  # fmt: skip
 
     def _draw_alike(
         self,
@@ -323,7 +316,7 @@ class RowNetwork(nn.Module):
         generator: torch.Generator | None,
     ) -> Tensor:
         """Rows seen in the same slots: units enter by their degree, each once."""
-        atoms = self._atoms()
+        atoms = atom_slots(self.slots)
         turn = by_rank(order, ~seen[:1])[0].tolist()
         entered = self.first_bias.expand(len(x), -1).clone()
         if self.given is not None and context is not None:
@@ -375,7 +368,7 @@ class RowNetwork(nn.Module):
         generator: torch.Generator | None,
     ) -> Tensor:
         """Rows of any patterns of holes: a pass a slot over the rows that lack it."""
-        atoms, place = self._atoms(), places(by_rank(order, ~seen))
+        atoms, place = atom_slots(self.slots), places(by_rank(order, ~seen))
         hidden = ~seen & ~self._settled(x, seen)
         features = self.cells(x, seen)
         entered = self._entered(features, place)  # unseen cells add nothing

@@ -118,7 +118,7 @@ def _over_contexts(
         density = np.where(asked.illegal, 0.0, value.exp().cpu().numpy())
         parts.append(density.reshape(len(density), len(piece), len(context)).mean(2))
     by_draw = np.concatenate(parts, axis=1)
-    if level is None or len(by_draw) < 2:
+    if level is None or len(by_draw) < 2 or not model._has_posterior:
         return Heights(by_draw.mean(0))
     ends = [(1 - level) / 2, (1 + level) / 2]
     lower, upper = np.quantile(by_draw, ends, axis=0, method="weibull")  # as `log_prob` does

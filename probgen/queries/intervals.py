@@ -185,15 +185,28 @@ def interval(
         )
     lower, upper = [], []
     for piece in chunks(len(batch), rows):
-        values = log_prob_draws(predictive, batch.take(piece), particles=particles)
-        if given is not None:
-            values = values - log_prob_draws(predictive, given.take(piece), particles=particles)
+        part = batch.take(piece)
+        if given is None:
+            values = log_prob_draws(predictive, part, particles=particles)
+        else:
+            values = _given_draws(predictive, part, given.take(piece), particles)
         ends = quantiles(values.sort(0).values, level)
         lower.append(ends[0])
         upper.append(ends[1])
     if not lower:
         return no_rows(batch), no_rows(batch)
     return torch.cat(lower), torch.cat(upper)
+
+
+def _given_draws(predictive: Predictive, batch: Batch, given: Batch, particles: int) -> Tensor:
+    """Conditional log densities (S, n) by draw: the family's own where it has some."""
+    if len(predictive) == len(predictive.members):  # one value of the parameters each
+        own = [member.estimate_given(batch, given) for member in predictive.members]
+        known = [part[0] for part in own if part is not None]
+        if len(known) == len(own):
+            return torch.stack(known)
+    joint = log_prob_draws(predictive, batch, particles=particles)
+    return joint - log_prob_draws(predictive, given, particles=particles)
 
 
 def quantiles(values: Tensor, level: float) -> tuple[Tensor, Tensor]:
