@@ -141,3 +141,33 @@ def test_every_verb_takes_several_restarts(kind):
 
 def _batch(model, table):
     return model._batch(pg.table.encode(table, model.schema_), torch.device("cpu"))
+
+
+def test_intervals_of_a_conditional_are_about_the_conditional_that_is_scored():
+    """With the given cells first, as `log_prob` has it, and not a ratio of two densities."""
+    table = counts(80).assign(x=moon(80)["x"])
+    settings = {"noise": 0.0, "max_epochs": 1, "hidden": 16, "orders": 2, "random_state": 0}
+    model = pg.Autoregressive(**settings, restarts=network.ENOUGH, bootstrap=True).fit(table)
+    asked, known = table[["c"]].head(), table[["k", "x"]].head()
+    levels = [asked.assign(c=level) for level in ("a", "b")]
+    # with an interval as wide as all restarts, each end is a restart: their conditionals sum to 1
+    both = [model.log_prob(one, given=known, interval=0.999) for one in levels]
+    total = np.exp(both[0]["lower"]) + np.exp(both[1]["upper"])
+    np.testing.assert_allclose(total, 1.0, atol=0.01)  # but for the level never seen
+
+
+def test_no_band_in_context_without_a_posterior():
+    table = moon(80)
+    settings = QUICK | {"max_epochs": 1, "noise": 0.0, "restarts": 3}
+    model = pg.Flow(**settings).fit(table, given=["x"])
+    [ax] = model.plot.marginals(table, ["y"], interval=0.9)
+    assert not ax.collections and len(ax.lines)  # a line, and no band about it
+
+
+@pytest.mark.parametrize("kind", [pg.Autoregressive, pg.Flow])
+def test_counts_are_drawn_inside_their_bounds(kind):
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"k": rng.binomial(6, 0.8, 200), "l": rng.poisson(2, 200)})
+    bounds = {"k": {"kind": "count", "lower": 0, "upper": 6}, "l": "count"}
+    model = kind(columns=bounds, noise=0.0, max_epochs=3, random_state=0).fit(table)
+    assert model.sample(500, random_state=0)["k"].between(0, 6).all()
