@@ -14,6 +14,7 @@ from probgen.errors import (
     SchemaError,
 )
 from probgen.estimators import (
+    VAE,
     Autoregressive,
     Flow,
     GaussianMixture,
@@ -33,6 +34,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "NUTS",
+    "VAE",
     "NetworkDensity",
     "Answer",
     "ApproximationError",

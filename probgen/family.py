@@ -98,6 +98,13 @@ class Family(nn.Module):
         """
         raise TypeError(f"{type(self).__name__} has no closed-form update")
 
+    def begin_epoch(self, epoch: int) -> None:
+        """Called before each pass over the training rows, the first being 0.
+
+        What changes with the epoch is held in buffers: numbers of Python are frozen into a
+        compiled step.
+        """
+
     def finish(self, batch: Batch, generator: torch.Generator) -> None:
         """Called once on the training rows after training: orders labels, refines draws."""
 
@@ -152,6 +159,16 @@ class Family(nn.Module):
         As in `queries.Estimate`: value, standard error, effective sample size and Pareto shape,
         each (n,), and the method. With `draws` None of the predictive, by about `particles`
         importance draws a row. None leaves it to `exact_log_prob` and the pair.
+        """
+        return None
+
+    def importance(self, batch: Batch) -> tuple[int, Callable[[Tensor], Tensor]] | None:
+        """Log weights of latents of rows, as a function of noise: the density is their mean.
+
+        Returns how many numbers L of noise a row takes, and a function of standard normal noise
+        (K, n, L), differentiable in it, that gives log weights (K, n): the mean of their
+        exponentials over the noise is the density of the seen cells. Plain torch: never enters
+        Pyro. None leaves it to the pair.
         """
         return None
 

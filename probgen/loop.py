@@ -262,6 +262,7 @@ class Loop:
 
     def _pass(self, interrupted: threading.Event) -> float:
         self.family.train()
+        self.family.begin_epoch(self.result.epochs)
         total: Tensor | float = 0.0
         count = 0
         for loss in self.steps.epoch(self.generator):

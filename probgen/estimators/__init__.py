@@ -5,8 +5,10 @@ from probgen.estimators.flow import Flow
 from probgen.estimators.mixtures import GaussianMixture, Independent, StudentT
 from probgen.estimators.network import NetworkDensity
 from probgen.estimators.pair import Pair
+from probgen.estimators.vae import VAE
 
 __all__ = [
+    "VAE",
     "Autoregressive",
     "Flow",
     "GaussianMixture",

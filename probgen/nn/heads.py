@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,10 @@ POINTS = 32
 LEVEL_ROWS = 0.5
 
 
+#: where uniforms come from: a generator, torch's global one, or a function of a shape
+Source: TypeAlias = torch.Generator | Callable[[Sequence[int]], Tensor] | None
+
+
 class Head(nn.Module, ABC):
     """The distributions of g slots of one form, each by `width` numbers of the network."""
 
@@ -46,16 +51,24 @@ class Head(nn.Module, ABC):
         super().__init__()
         self.members = list(members)
 
+    def spreads(self) -> list[bool]:
+        """Which of the outputs of a slot say how far it spreads."""
+        return [False] * self.width
+
+    @abstractmethod
+    def centre_of(self, out: Tensor) -> Tensor:
+        """One value (..., n, g) that stands for each cell: the mean, or the likeliest code."""
+
     @abstractmethod
     def start(self, x: Tensor, seen: Tensor, weight: Tensor) -> Tensor:
         """Read the training cells x (n, g); the outputs (g, width) that give the marginals."""
 
     @abstractmethod
     def log_prob(self, out: Tensor, x: Tensor) -> Tensor:
-        """Log density (n, g) of cells x (n, g) under outputs (n, g, width)."""
+        """Log density (..., n, g) of cells x (n, g) under outputs (..., n, g, width)."""
 
     @abstractmethod
-    def draw(self, out: Tensor, member: int, generator: torch.Generator | None) -> Tensor:
+    def draw(self, out: Tensor, member: int, generator: Source) -> Tensor:
         """Values (n,) of one slot, from outputs (n, width)."""
 
 
@@ -108,18 +121,24 @@ class CategoryHead(Head):
             value = -softplus(torch.where(x == 1, -out[..., 0], out[..., 0]))
         else:
             code = x.long().clamp(max=self.size - 1)[..., None]
+            code = code.expand(*out.shape[:-1], 1)  # one row may have several outputs
             value = log_softmax(self.logits(out), -1).gather(-1, code)[..., 0]
         if not self.reserved:
             return value
         rare = torch.where(self.held, self.floor, -torch.inf)
         return torch.where(self.held & (x >= self.size), rare, value + (-rare.exp()).log1p())
 
-    def draw(self, out: Tensor, member: int, generator: torch.Generator | None) -> Tensor:
+    def draw(self, out: Tensor, member: int, generator: Source) -> Tensor:
         u = uniform(out[:, 0], generator)
         if self.size == 2:
             return (u < out[:, 0].sigmoid()).to(out)
         steps = self.logits(out).softmax(-1).cumsum(-1)
         return (u[:, None] * steps[:, -1:] >= steps[:, :-1]).sum(1).to(out)
+
+    def centre_of(self, out: Tensor) -> Tensor:
+        if self.size == 2:
+            return (out[..., 0] > 0).to(out)
+        return self.logits(out).argmax(-1).to(out)
 
     def probs(self, out: Tensor) -> Tensor:
         """Probabilities (n, size) of the legal codes of one slot, by outputs (n, width)."""
@@ -140,13 +159,22 @@ class MixtureHead(Head):
     scale: Tensor
     floor: Tensor
 
-    def __init__(self, members: Sequence[int], parts: int) -> None:
+    def __init__(
+        self, members: Sequence[int], parts: int, least_scale: float | None = None
+    ) -> None:
         super().__init__(members)
         self.parts, self.width = parts, 3 * parts + 2
+        if least_scale is not None:
+            self.least_scale = least_scale
         g = len(members)
         self.register_buffer("centre", torch.zeros(g, dtype=torch.float64))
         self.register_buffer("scale", torch.ones(g, dtype=torch.float64))
         self.register_buffer("floor", torch.full((g,), 1e-3, dtype=torch.float64))
+
+    def spreads(self) -> list[bool]:
+        """The log scales, and the stretch of all together."""
+        k = self.parts
+        return [False] * 2 * k + [True] * k + [False, True]
 
     def mixture(self, out: Tensor, member: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Log weights, places and scales (..., k) in standardised units."""
@@ -188,7 +216,7 @@ class MixtureHead(Head):
         self.floor = (self.least_scale * scale.amin(1)).to(self.floor)
         log_scale = (scale - self.floor[:, None]).log().clamp(-5.9, 5.9)
         log_scale = 6.0 * torch.atanh(log_scale / 6.0)
-        return torch.cat([logit, place, log_scale, torch.zeros_like(logit[:, :2])], 1)
+        return torch.cat([logit, place, log_scale, logit.new_zeros(len(logit), 2)], 1)
 
     #: scale of a part by its standard deviation
     unit = 1.0
@@ -196,7 +224,7 @@ class MixtureHead(Head):
     #: smallest scale ever, relative to the smallest at the start: no density grows without bound
     least, least_scale = 0.3, 0.1
 
-    def _pick(self, out: Tensor, member: int, generator: torch.Generator | None) -> Tensor:
+    def _pick(self, out: Tensor, member: int, generator: Source) -> Tensor:
         """Places and scales (2, n) of a part drawn for each row."""
         logits, place, scale = self.mixture(out, member)
         steps = logits.exp().cumsum(-1)
@@ -218,10 +246,14 @@ class RealHead(MixtureHead):
         each = logits - 0.5 * unit.square() - scale.log()
         return each.logsumexp(-1) - HALF_LOG_TAU - self.scale.log()
 
-    def draw(self, out: Tensor, member: int, generator: torch.Generator | None) -> Tensor:
+    def draw(self, out: Tensor, member: int, generator: Source) -> Tensor:
         place, scale = self._pick(out, member, generator)
         z = torch.special.ndtri(uniform(place, generator).clamp(1e-300, 1 - 1e-16))
         return self.centre[member] + self.scale[member] * (place + scale * z)
+
+    def centre_of(self, out: Tensor) -> Tensor:
+        logits, place, _ = self.mixture(out)
+        return self.centre + self.scale * (logits.exp() * place).sum(-1)
 
     def normals(self, out: Tensor, member: int) -> tuple[Tensor, Tensor, Tensor]:
         """Weights, means and standard deviations (n, k) of one slot, encoded units."""
@@ -259,18 +291,26 @@ class CountHead(MixtureHead):
             -1
         )
 
-    def draw(self, out: Tensor, member: int, generator: torch.Generator | None) -> Tensor:
+    def draw(self, out: Tensor, member: int, generator: Source) -> Tensor:
         place, scale = self._pick(out, member, generator)
         z = torch.logit(uniform(place, generator).clamp(1e-300, 1 - 1e-16))
         return self._whole(place + scale * z, member)
 
-    def points(self, out: Tensor, member: int) -> tuple[Tensor, Tensor]:
-        """Counts (n, k POINTS) at even quantiles of each part of one slot, and their weights."""
+    def points(self, out: Tensor, member: int, count: int = POINTS) -> tuple[Tensor, Tensor]:
+        """Counts (n, k count) at even quantiles of each part of one slot, and their weights."""
         logits, place, scale = self.mixture(out, member)
-        level = (torch.arange(POINTS, dtype=out.dtype, device=out.device) + 0.5) / POINTS
+        level = (torch.arange(count, dtype=out.dtype, device=out.device) + 0.5) / count
         t = (place[..., None] + scale[..., None] * level.logit()).flatten(1)
-        weights = logits.exp().repeat_interleave(POINTS, 1) / POINTS
+        weights = logits.exp().repeat_interleave(count, 1) / count
         return self._whole(t, member), weights
+
+    def centre_of(self, out: Tensor) -> Tensor:
+        """The mean over even quantiles of the parts."""
+        found = []
+        for member in range(len(self.members)):
+            value, weights = self.points(out[..., member, :].flatten(0, -2), member)
+            found.append((value * weights).sum(1).unflatten(0, out.shape[:-2]))
+        return torch.stack(found, -1)
 
     def _whole(self, t: Tensor, member: int) -> Tensor:
         """The counts whose cells hold standardised logarithms t."""
@@ -292,14 +332,16 @@ class Heads(nn.Module):
     owner: Tensor
     back: Tensor
 
-    def __init__(self, slots: Sequence[Slot], parts: int = 8) -> None:
+    def __init__(
+        self, slots: Sequence[Slot], parts: int = 8, least_scale: float | None = None
+    ) -> None:
         super().__init__()
         found: list[Head] = [
             CategoryHead(slots, own) for own in grouped(slots, "category").values()
         ]
         real = [i for i, slot in enumerate(slots) if slot.kind == "real"]
         count = [i for i, slot in enumerate(slots) if slot.kind == "count"]
-        found += [RealHead(real, parts)] if real else []
+        found += [RealHead(real, parts, least_scale)] if real else []
         found += [CountHead(count, parts)] if count else []
         self.heads = nn.ModuleList(found)
         owner: list[int] = []
@@ -331,25 +373,46 @@ class Heads(nn.Module):
         return torch.cat(parts) if parts else x.new_zeros(0)
 
     def log_probs(self, out: Tensor, x: Tensor) -> Tensor:
-        """Log densities (n, m) of all cells under outputs (n, width)."""
-        parts, place = [], 0
+        """Log densities (..., n, m) of all cells of x (n, m) under outputs (..., n, width)."""
+        parts = []
+        for head, own in self.split(out):
+            all_ = len(head.members) == x.shape[1] and self.straight
+            parts.append(head.log_prob(own, x if all_ else x[:, head.members]))
+        return self._joined(parts, out)
+
+    def centres(self, out: Tensor) -> Tensor:
+        """One value (..., n, m) that stands for each cell under outputs (..., n, width)."""
+        return self._joined([head.centre_of(own) for head, own in self.split(out)], out)
+
+    def split(self, out: Tensor) -> Iterator[tuple[Head, Tensor]]:
+        """The heads, each with its outputs (..., n, g, width)."""
+        place = 0
         for head in self.each():
             g = len(head.members)
-            own = out[:, place : place + g * head.width].unflatten(1, (g, head.width))
-            cells = x if g == x.shape[1] and self.straight else x[:, head.members]
-            parts.append(head.log_prob(own, cells))
+            yield head, out[..., place : place + g * head.width].unflatten(-1, (g, head.width))
             place += g * head.width
-        value = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
-        return value if self.straight else value[:, self.back]
 
-    def draw(self, out: Tensor, slot: int, generator: torch.Generator | None) -> Tensor:
+    def _joined(self, parts: list[Tensor], out: Tensor) -> Tensor:
+        if not parts:
+            return out.new_zeros(*out.shape[:-1], 0)
+        value = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+        return value if self.straight else value[..., self.back]
+
+    def spreads(self) -> Tensor:
+        """Which outputs (width,) say how far a cell spreads, of all heads."""
+        marks = [mark for head in self.each() for mark in head.spreads() * len(head.members)]
+        return torch.tensor(marks, dtype=torch.bool)
+
+    def draw(self, out: Tensor, slot: int, generator: Source) -> Tensor:
         """Values (n,) of one slot from its outputs (n, width of the slot)."""
         number, place, _ = self.at[slot]
         return self.each()[number].draw(out, place, generator)
 
 
-def uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:
+def uniform(like: Tensor, generator: Source) -> Tensor:
     """Float64 uniforms of the shape of a tensor; on its device where the generator is."""
+    if callable(generator):
+        return generator(like.shape)
     source = like.device if generator is None else generator.device
     drawn = torch.rand(like.shape, generator=generator, dtype=torch.float64, device=source)
     return drawn.to(like.device)

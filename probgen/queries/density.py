@@ -17,6 +17,7 @@ from probgen.queries.companion import Companion, keyed_proposals
 from probgen.queries.contraction import row_log_weights, survey
 from probgen.queries.draws import Predictive, count_draws, keyed, log_mean_exp, one_draw, tile
 from probgen.queries.hidden import holes, scores_whole_rows, slots_of
+from probgen.queries.noise import Stream, particle_keys
 from probgen.queries.pareto import pareto_k
 from probgen.session import guarded
 
@@ -257,10 +258,33 @@ def _member(
     own = member.estimate(batch, at, share * count_draws(draws))
     if own is not None:
         return Estimate(*own)
+    if member.importance(batch.take(slice(0, 0))) is not None:
+        return _by_noise(member, batch, share, first)
     value = _closed_form(member, draws, batch, predictive.integrated)
     if value is not None:
         return _exact(value, member.density)
     return _through_pair(member, draws, batch, share, first)
+
+
+def _by_noise(member: Family, batch: Batch, share: int, first: int) -> Estimate:
+    """The mean of weights that the family computes from noise, keyed by the content of rows."""
+    if not len(batch):
+        return _exact(no_rows(batch), "importance")
+    batch, parts = keyed(batch), []
+    for rows in chunks(len(batch), max(1, WIDE // (share * cost_of(member, batch)))):
+        part = batch.take(rows)
+        assert part.key is not None  # just made
+        size, weights = _require(member.importance(part))
+        keys = particle_keys(part.key, share, first)
+        noise = Stream(keys, axis=0).normal((len(keys), size))
+        each = weights(noise.view(share, len(part), size)).double()
+        parts.append(estimate_of(True, each[None]))
+    return joined(parts)
+
+
+def _require(found: _Folded | None) -> _Folded:
+    assert found is not None  # noqa: S101 - asked once before
+    return found
 
 
 def _exact(value: Tensor, method: str) -> Estimate:

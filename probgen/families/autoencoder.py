@@ -1,0 +1,477 @@
+"""Variational autoencoders of mixed rows: a latent point a row, cells independent given it.
+
+    p(row | context) = integral of p(z) prod_i p(cell i | z, context) dz
+
+The guide q(z | seen cells, context) reads values and which cells are seen, so that one network
+answers for every pattern of holes; it trains the model (Kingma and Welling 2014, Rezende,
+Mohamed and Wierstra 2014), and proposes the latents over which every question is averaged.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
+
+import torch
+from pyro import sample
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from probgen.batch import Batch
+from probgen.conditionals import Conditionals, Drawn, Levels, Reals, atom_slots, unseen_rows
+from probgen.family import Draws, Family
+from probgen.nn.cells import Cells
+from probgen.nn.coders import DenseDecoder, DenseEncoder
+from probgen.nn.heads import CategoryHead, CountHead, Heads, RealHead
+from probgen.nn.latents import (
+    FlowPrior,
+    Guide,
+    GuideKind,
+    MixturePrior,
+    NormalPrior,
+    Posterior,
+    Prior,
+    PriorKind,
+)
+from probgen.queries.noise import Stream, particle_keys
+from probgen.schema import Schema
+
+__all__ = ["Autoencoder", "Bound", "BoundKind", "Scale"]
+
+BoundKind: TypeAlias = Literal["elbo", "iwae"]
+Scale: TypeAlias = Literal["cell", "column", "table"]
+#: latents of a row over which its unseen cells are averaged, and values of each for a count
+PARTICLES, VALUES = 64, 4
+#: numbers in the widest intermediate: 4 MB of float64
+WIDE = 2**19
+#: smallest scale of a cell relative to that of its column: no density grows without bound
+LEAST = 0.01
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What training maximises.
+
+    Attributes
+    ----------
+    kind : {"elbo", "iwae"}
+    particles : int
+        Latents of a row in a step.
+    beta : float
+        Weight of the divergence between guide and prior.
+    free_bits : float
+        Nats of divergence of each latent dimension that cost nothing.
+    warmup : int
+        Epochs over which the weight of the divergence rises from 0.
+    masked : float
+        Share of the rows of a step of which random cells are hidden.
+    corruption : float
+        Of what the guide reads: sd of noise on reals, share of other cells that are swapped.
+    """
+
+    kind: BoundKind = "elbo"
+    particles: int = 1
+    beta: float = 1.0
+    free_bits: float = 0.0
+    warmup: int = 0
+    masked: float = 0.5
+    corruption: float = 0.0
+
+
+class Autoencoder(Family):
+    """The pair; `probgen.VAE` describes the settings."""
+
+    density = "estimate"
+    holes = "latent"
+    coherent = False
+    takes_context = True
+    warm: Tensor
+
+    def __init__(
+        self,
+        schema: Schema,
+        latents: int = 8,
+        hidden: tuple[int, ...] = (128, 128),
+        prior: PriorKind = "normal",
+        guide: GuideKind = "diagonal",
+        bound: Bound | None = None,
+        scale: Scale = "cell",
+        parts: int = 1,
+        components: int = 32,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(schema)
+        slots = schema.slots
+        self.bound, self.scale = bound or Bound(), scale
+        self.latents = latents
+        self.context = Cells(schema.context_slots) if schema.context_slots else None
+        given = 0 if self.context is None else self.context.width
+        self.heads = Heads(slots, parts, LEAST)
+        self.encoder = DenseEncoder(slots, given, hidden, dropout)
+        self.decoder = DenseDecoder(slots, latents, given, hidden[::-1], self.heads, dropout)
+        self.posterior = Guide(guide, latents, self.encoder.width)
+        self.prior = self._prior(prior, components)
+        #: scales of cells that do not depend on the row
+        self.spread = None if scale == "cell" else nn.Parameter(torch.zeros(self.heads.width))
+        self.register_buffer("spreads", self.heads.spreads(), persistent=False)
+        self.register_buffer("warm", torch.ones(()))
+        #: the widest intermediate of one particle of a row
+        self.row_cost = max(self.heads.width, *hidden, self.encoder.features, 1)
+
+    def _prior(self, kind: PriorKind, components: int) -> Prior:
+        if kind == "normal":
+            return NormalPrior(self.latents)
+        if kind == "flow":
+            return FlowPrior(self.latents)
+        made = MixturePrior(self.latents, components, self.encoder.features)
+        made.encoded.append(lambda rows: self.posterior(self.encoder(rows, None)))
+        return made
+
+    # --- the pair -------------------------------------------------------------------
+
+    def model(self, batch: Batch) -> Tensor:
+        """The latents of a row, and one site for all its slots."""
+        about = self._about(batch)
+        with batch.rows():
+            z = sample("z", self.prior.distribution(len(batch), batch.weight))
+            row = LatentRows(self, self._outputs(z, about), batch)
+            return batch.observe("row", row, range(batch.seen.shape[1]))
+
+    def guide(self, batch: Batch) -> Tensor:
+        """The latents of a row given its seen cells."""
+        found = self.at(batch).distribution()
+        with batch.rows():
+            return sample("z", found)
+
+    def at(self, batch: Batch) -> Posterior:
+        """q(z | seen cells) of the rows of a batch."""
+        return self._encoded(_values(batch), batch.seen, self._about(batch))
+
+    def _encoded(self, x: Tensor, seen: Tensor, about: Tensor | None) -> Posterior:
+        found: Posterior = self.posterior(self.encoder(self.encoder.read(x, seen), about))
+        return found
+
+    def _about(self, batch: Batch) -> Tensor | None:
+        """Features (n, c) of the context of each row."""
+        if self.context is None or batch.context is None:
+            return None
+        return self.context(batch.context, torch.ones_like(batch.context, dtype=torch.bool))
+
+    def _outputs(self, z: Tensor, about: Tensor | None) -> Tensor:
+        """What the heads read (..., n, width) at latents z (..., n, L)."""
+        flat = z.reshape(-1, z.shape[-1])
+        if about is not None and len(flat) != len(about):
+            about = about.repeat(len(flat) // len(about), 1)
+        out = self.decoder(flat, about)
+        if self.spread is not None:
+            own = self.spread if self.scale == "column" else self.spread.mean()
+            out = torch.where(self.spreads, own, out)
+        return out.view(*z.shape[:-1], out.shape[-1])
+
+    def _rows(self, out: Tensor, x: Tensor, seen: Tensor) -> Tensor:
+        """Log density (..., n) of the seen cells of rows x (n, m) under outputs."""
+        cells = self.heads.log_probs(out, x)
+        return torch.where(seen, cells, torch.zeros_like(cells)).sum(-1)
+
+    # --- training -------------------------------------------------------------------
+
+    @torch.no_grad()
+    def start(self, batch: Batch, generator: torch.Generator) -> None:
+        """Start about independent columns: every head gives its marginal."""
+        assert batch.x is not None  # training rows are there
+        self.encoder.start(batch.x, batch.seen, batch.weight)
+        if self.context is not None and batch.context is not None:
+            on = torch.ones_like(batch.context, dtype=torch.bool)
+            self.context.start(batch.context, on, batch.weight)
+        outputs = self.heads.start(batch.x, batch.seen, batch.weight)
+        if self.scale == "table":
+            outputs = self._alike(outputs)
+        self.decoder.start(outputs)
+        if self.spread is not None:
+            self.spread.copy_(outputs if self.scale == "column" else outputs[self.spreads].mean())
+        if isinstance(self.prior, MixturePrior):
+            pick = torch.randint(len(batch), (len(self.prior.rows),), generator=generator)
+            pick = pick.to(batch.seen.device)
+            self.prior.rows.copy_(self.encoder.read(batch.x[pick], batch.seen[pick]))
+
+    def _alike(self, outputs: Tensor) -> Tensor:
+        """Outputs on the scale of encoded cells, so that one scale can serve all columns."""
+        for head, own in self.heads.split(outputs):
+            if isinstance(head, RealHead):
+                place, k = head.centre_of(own), head.parts
+                head.centre.zero_()
+                head.scale.fill_(1.0)
+                head.floor.fill_(LEAST)
+                own[..., k : 2 * k] = place[..., None]
+                own[..., 2 * k : 3 * k] = 0.0
+                own[..., 3 * k :] = 0.0
+        return outputs
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Raise the weight of the divergence."""
+        share = (epoch + 1) / self.bound.warmup if self.bound.warmup else 1.0
+        self.warm.fill_(min(1.0, share))
+
+    def engine(self, batch: Batch) -> tuple[str, Callable[[Batch], Tensor]]:
+        """The bound asked for; that of the pair for "elbo" with beta 1 and no extras."""
+        return self.bound.kind, self.loss
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The negative bound, nats a row of the table; masks and noise while training."""
+        x, seen, read = self._practice(batch)
+        about = self._about(batch)
+        guide = self._encoded(read, seen, about)
+        shape = (self.bound.particles, *guide.mean.shape)
+        noise = torch.randn(shape, dtype=guide.mean.dtype, device=guide.mean.device)
+        if self.bound.kind == "iwae":
+            rows = self._importance_weighted(x, seen, about, guide, noise)
+        else:
+            rows = self._evidence(x, seen, about, guide, noise, batch)
+        return -(rows * batch.scale).sum() / batch.total
+
+    def _evidence(
+        self,
+        x: Tensor,
+        seen: Tensor,
+        about: Tensor | None,
+        guide: Posterior,
+        noise: Tensor,
+        batch: Batch,
+    ) -> Tensor:
+        """The evidence lower bound (n,), its divergence weighed."""
+        z, log_q = guide.draw(noise)
+        fit = self._rows(self._outputs(z, about), x, seen).mean(0)
+        if isinstance(self.prior, NormalPrior) and guide.warp is None:
+            cells = guide.divergence()
+        else:
+            cells = (log_q - self.prior.log_prob(z)).mean(0)[:, None]
+        free = self.bound.free_bits
+        if free and self.training:
+            share = batch.scale / batch.total
+            mean = (cells * share).sum(0) if isinstance(share, float) else share @ cells
+            least = free * self.latents / cells.shape[1]
+            # below the floor the divergence has no gradient, whatever a single row has
+            cells = torch.where(mean > least, cells, least)
+        weight = self.bound.beta * self.warm if self.training else self.bound.beta
+        return fit - weight * cells.sum(1)
+
+    def _importance_weighted(
+        self, x: Tensor, seen: Tensor, about: Tensor | None, guide: Posterior, noise: Tensor
+    ) -> Tensor:
+        """The importance-weighted bound (n,) (Burda, Grosse and Salakhutdinov 2016).
+
+        Its gradient in the guide is doubly reparametrised (Tucker et al. 2019): along the
+        draws alone, by squared weights, without the score of log q, whose mean is 0.
+        """
+        z, log_q = guide.draw(noise)
+        if z.requires_grad and guide.warp is None:
+            log_q = guide.still().log_prob(z)
+        weights = self._rows(self._outputs(z, about), x, seen) + self.prior.log_prob(z) - log_q
+        if z.requires_grad and guide.warp is None:
+            share = weights.detach().softmax(0)
+            z.register_hook(lambda g: share[..., None] * g)
+        return weights.logsumexp(0) - math.log(len(weights))
+
+    def _practice(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Cells that are scored, which of them are seen, and what the guide reads of them."""
+        x, seen = _values(batch), batch.seen
+        if not self.training:
+            return x, seen, x
+        if self.noise:
+            x = x + self.noise * torch.randn_like(x) * self._of_kind("real", x)
+        if self.bound.masked:
+            columns = torch.tensor([slot.column for slot in self.schema.slots], device=x.device)
+            some = torch.rand(len(x), 2, device=x.device, dtype=x.dtype)
+            hidden = torch.where(some[:, 0] < self.bound.masked, some[:, 1], 0.0)
+            luck = torch.rand(len(x), 1 + int(columns.max()), device=x.device, dtype=x.dtype)
+            seen = seen & (luck[:, columns] >= hidden[:, None])
+        return x, seen, self._corrupted(x)
+
+    def _corrupted(self, x: Tensor) -> Tensor:
+        share = self.bound.corruption
+        if not share:
+            return x
+        real = self._of_kind("real", x)
+        moved = x + share * torch.randn_like(x)
+        swap = torch.rand(x.shape, device=x.device, dtype=x.dtype) < share
+        others = torch.where(swap, x.roll(1, 0), x)  # rows of a step come in random order
+        return torch.where(real > 0, moved, others)
+
+    def _of_kind(self, kind: str, x: Tensor) -> Tensor:
+        return torch.tensor([float(s.kind == kind) for s in self.schema.slots], device=x.device,
+                            dtype=x.dtype)  # fmt: skip
+
+    # --- questions ------------------------------------------------------------------
+
+    def importance(self, batch: Batch) -> tuple[int, Callable[[Tensor], Tensor]]:
+        """How many numbers of noise a row takes, and the log weights (K, n) of noise (K, n, L).
+
+        The mean of their exponentials over standard normal noise is the density of the
+        seen cells (Burda et al. 2016; with holes Mattei and Frellsen 2019, MIWAE).
+        """
+        guide, about, x = self.at(batch), self._about(batch), _values(batch)
+
+        def weights(noise: Tensor) -> Tensor:
+            z, log_q = guide.draw(noise.to(guide.mean.dtype))
+            rows = self._rows(self._outputs(z, about), x, batch.seen)
+            return rows + self.prior.log_prob(z) - log_q
+
+        return self.latents, weights
+
+    def propose(
+        self, batch: Batch, values: dict[str, Tensor], keys: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Latents from the guide, and unseen cells drawn given them."""
+        stream = Stream(keys, axis=0)
+        guide, about, x = self.at(batch), self._about(batch), _values(batch)
+        noise = stream.normal((len(batch), self.latents)).to(guide.mean.dtype)
+        z, log_q = guide.draw(noise)
+        out = self._outputs(z, about)
+        log_weight = self._rows(out, x, batch.seen) + self.prior.log_prob(z) - log_q
+        return self._filled(out, x, batch.seen, stream.uniform), log_weight
+
+    def _filled(self, out: Tensor, x: Tensor, seen: Tensor, source: Any) -> Tensor:
+        """Rows x (n, m) with their unseen cells drawn from outputs (n, width)."""
+        x = torch.where(seen, x, torch.zeros_like(x)).double()
+        atoms = atom_slots(self.schema.slots)
+        for slot in sorted(range(x.shape[1]), key=lambda i: i in atoms):
+            off = ~seen[:, slot]
+            if slot in atoms:
+                off = off & (x[:, atoms[slot]] == 0)
+            if bool(off.any()):
+                _, _, span = self.heads.at[slot]
+                drawn = self.heads.draw(out[:, span], slot, source)
+                x[:, slot] = torch.where(off, drawn.to(x.dtype), x[:, slot])
+        return x
+
+    def decoded(self, batch: Batch, codes: dict[str, Tensor]) -> Tensor:
+        """Rows (n, m) of the values that stand for each cell at latents ``codes["z"]`` (n, L)."""
+        z = codes["z"].to(self._dtype())
+        return self._centres(self._outputs(z, self._about(batch)))
+
+    def _centres(self, out: Tensor) -> Tensor:
+        x = self.heads.centres(out)
+        for slot, atom in atom_slots(self.schema.slots).items():
+            x[..., slot] = torch.where(x[..., atom] == 0, x[..., slot], 0.0)
+        return x
+
+    def _dtype(self) -> torch.dtype:
+        return self.decoder.line.weight.dtype
+
+    @torch.no_grad()
+    def conditionals(self, batch: Batch) -> Conditionals:
+        """Each unseen cell given the seen ones: the weighted mixture over draws of the guide."""
+        n, k = len(batch), PARTICLES
+        step = max(1, WIDE // (k * self.row_cost))
+        found: dict[int, list[tuple[Tensor, Any]]] = {}
+        for at in range(0, n, step):
+            rows = torch.arange(at, min(n, at + step), device=batch.seen.device)
+            part = batch.take(rows)
+            guide, about, x = self.at(part), self._about(part), _values(part)
+            # the same noise for all rows: an answer never depends on the rows beside it
+            noise = _spread_noise(k, self.latents).to(guide.mean)
+            z, log_q = guide.draw(noise[:, None].expand(k, len(part), -1))
+            out = self._outputs(z, about)
+            weight = self._rows(out, x, part.seen) + self.prior.log_prob(z) - log_q
+            share = weight.double().softmax(0)
+            for slot, own in self._cells(part, out, share).items():
+                found.setdefault(slot, []).append((rows[own[0]], own[1]))
+        return {slot: _stacked(parts) for slot, parts in found.items()}
+
+    def _cells(self, batch: Batch, out: Tensor, share: Tensor) -> Conditionals:
+        """By unseen slot, from outputs (K, n, width) of particles with shares (K, n)."""
+        slots, atoms = self.schema.slots, atom_slots(self.schema.slots)
+        found: Conditionals = {}
+        for i, off in unseen_rows(slots, batch.seen).items():
+            number, member, span = self.heads.at[i]
+            own, mine = out[:, off][..., span], share[:, off]
+            if i in atoms:  # the number is that of a row without atom
+                _, atom, place = self.heads.at[atoms[i]]
+                head: Any = self.heads.each()[self.heads.at[atoms[i]][0]]
+                none = _probs(head, out[:, off][..., place])[..., 0]
+                mine = mine * none
+            head = self.heads.each()[number]
+            found[i] = off, _mixed(head, member, own, mine, slots[i].size)
+        return found
+
+
+def _probs(head: CategoryHead, out: Tensor) -> Tensor:
+    """Probabilities (K, c, codes) from outputs (K, c, width)."""
+    return head.probs(out.flatten(0, 1)).unflatten(0, out.shape[:2]).double()
+
+
+def _mixed(head: Any, member: int, out: Tensor, share: Tensor, size: int) -> Any:
+    """The mixture over particles of one slot: outputs (K, c, width), shares (K, c)."""
+    k, c = share.shape
+    if isinstance(head, CategoryHead):
+        probs = (_probs(head, out) * share[..., None]).sum(0)
+        return Levels(nn.functional.pad(probs, (0, size - head.size)))
+
+    def wide(value: Tensor) -> Tensor:
+        """(K * c, k) -> (c, K * k)."""
+        return value.double().unflatten(0, (k, c)).transpose(0, 1).flatten(1)
+
+    each = share.flatten()[:, None]
+    if isinstance(head, CountHead):
+        value, weights = head.points(out.flatten(0, 1), member, VALUES)
+        return Drawn(wide(value), wide(weights * each))
+    assert isinstance(head, RealHead)  # noqa: S101 - the only kind left
+    weights, mean, scale = head.normals(out.flatten(0, 1), member)
+    return Reals(wide(weights * each), wide(mean), wide(scale),
+                 torch.full_like(wide(mean), math.inf))  # fmt: skip
+
+
+def _stacked(parts: list[tuple[Tensor, Any]]) -> tuple[Tensor, Any]:
+    """The cells of all chunks of rows, one after another."""
+    rows = torch.cat([at for at, _ in parts])
+    kind, first = type(parts[0][1]), parts[0][1]
+    names = [f for f in vars(first) if isinstance(getattr(first, f), Tensor)]
+    return rows, kind(*(torch.cat([getattr(own, f) for _, own in parts]) for f in names))
+
+
+def _spread_noise(count: int, size: int) -> Tensor:
+    """Standard normal noise (count, L) that covers the space evenly: a scrambled Sobol sequence
+    through the normal quantile function.
+    """
+    engine = torch.quasirandom.SobolEngine(size, scramble=True, seed=0)
+    u = engine.draw(count, dtype=torch.float64)
+    return torch.special.ndtri(u.clamp(1e-9, 1 - 1e-9))
+
+
+class LatentRows(TorchDistribution):
+    """The cells of rows given their latents; batch shape (n,), event shape (m,)."""
+
+    arg_constraints: dict = {}
+    support = constraints.real_vector
+    has_rsample = False
+    skips_unseen = True
+
+    def __init__(self, family: Autoencoder, out: Tensor, batch: Batch) -> None:
+        self.family, self.out, self.batch = family, out, batch
+        super().__init__(out.shape[:1], torch.Size([batch.seen.shape[1]]), validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """(n,) log density of the seen cells."""
+        return self.family._rows(self.out, value, self.batch.seen)
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        """(n, m) new rows, from torch's global generator (Pyro's convention)."""
+        empty = torch.zeros(self.out.shape[0], self.batch.seen.shape[1], dtype=self.out.dtype,
+                            device=self.out.device)  # fmt: skip
+        off = torch.zeros_like(empty, dtype=torch.bool)
+        return self.family._filled(self.out, empty, off, None).to(self.out.dtype)
+
+    @property
+    def centre(self) -> Tensor:
+        """The values (n, m) that stand for the cells."""
+        return self.family._centres(self.out)
+
+
+def _values(batch: Batch) -> Tensor:
+    """The encoded values; zeros where there are none yet."""
+    if batch.x is None:
+        return torch.zeros(batch.seen.shape, dtype=batch.weight.dtype, device=batch.seen.device)
+    return batch.x
