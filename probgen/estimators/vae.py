@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from numbers import Integral
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar
 
-from probgen.door import check_settings
-from probgen.errors import SchemaError, message
 from probgen.estimators.network import NetworkDensity
 from probgen.families.autoencoder import Autoencoder, Bound, BoundKind, Scale
 from probgen.family import Family
 from probgen.nn.latents import GuideKind, PriorKind
 from probgen.schema import Schema
-from probgen.table import Encoded
 
 __all__ = ["VAE"]
 

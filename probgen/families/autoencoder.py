@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -22,7 +22,7 @@ from torch.distributions import constraints
 
 from probgen.batch import Batch
 from probgen.conditionals import Conditionals, Drawn, Levels, Reals, atom_slots, unseen_rows
-from probgen.family import Draws, Family
+from probgen.family import Family
 from probgen.nn.cells import Cells
 from probgen.nn.coders import DenseDecoder, DenseEncoder
 from probgen.nn.heads import CategoryHead, CountHead, Heads, RealHead
@@ -36,7 +36,7 @@ from probgen.nn.latents import (
     Prior,
     PriorKind,
 )
-from probgen.queries.noise import Stream, particle_keys
+from probgen.queries.noise import Stream
 from probgen.schema import Schema
 
 __all__ = ["Autoencoder", "Bound", "BoundKind", "Scale"]
