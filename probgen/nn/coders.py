@@ -5,6 +5,7 @@ Encoders and decoders of other architectures have the attributes and methods of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -51,8 +52,8 @@ class DenseEncoder(nn.Module):
     width : int
         Of what comes out.
     direct : int
-        How many of the last of these are the inputs themselves, so that a guide may be linear
-        in them.
+        How many of the last of these are the inputs themselves, scaled, so that a guide may be
+        linear in them.
     """
 
     def __init__(
@@ -79,9 +80,11 @@ class DenseEncoder(nn.Module):
             if about is None:  # a pseudo-row: in the middle of the contexts
                 about = features.new_zeros(len(features), self.context)
             features = torch.cat([features, about], 1)
+        # a step of Adam moves all weights alike: of many inputs, that would be a leap
+        direct = features / math.sqrt(max(1, self.direct))
         if self.width == self.direct:
-            return features
-        return torch.cat([self.layers(features), features], 1)
+            return direct
+        return torch.cat([self.layers(features), direct], 1)
 
 
 class DenseDecoder(nn.Module):
