@@ -89,6 +89,7 @@ class Autoencoder(Family):
     coherent = False
     takes_context = True
     warm: Tensor
+    spreads: Tensor
 
     def __init__(
         self,
