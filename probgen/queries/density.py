@@ -260,8 +260,16 @@ def _member(
 
 def _by_noise(member: Family, batch: Batch, share: int, first: int) -> Estimate:
     """The mean of weights that the family computes from noise, keyed by the content of rows."""
-    if not len(batch):
-        return exact(no_rows(batch), "importance")
+    found = exact(batch.weight.new_zeros(len(batch), dtype=torch.float64), "importance")
+    some = batch.seen.any(1)  # a row without seen cells has density 1
+    if bool(some.any()):
+        rows = some.nonzero()[:, 0]
+        found.put(rows, _weighed(member, batch.take(rows), share, first))
+    return found
+
+
+def _weighed(member: Family, batch: Batch, share: int, first: int) -> Estimate:
+    """The same for rows with seen cells, in pieces of rows and of particles."""
     batch, parts = keyed(batch), []
     cost = cost_of(member, batch)
     for rows in chunks(len(batch), max(1, WIDE // (share * cost))):
