@@ -94,6 +94,7 @@ class Autoencoder(Family):
     coherent = False
     takes_context = True
     warm: Tensor
+    spreads: Tensor
 
     def __init__(
         self,
@@ -310,10 +311,10 @@ class Autoencoder(Family):
         if self.noise:
             x = x + self.noise * torch.randn_like(x) * self._of_kind("real", x)
         if self.bound.masked:
-            columns = torch.tensor([slot.column for slot in self.schema.slots], device=x.device)
+            columns = [slot.column for slot in self.schema.slots]  # in Python: graphs need sizes
             some = torch.rand(len(x), 2, device=x.device, dtype=x.dtype)
             hidden = torch.where(some[:, 0] < self.bound.masked, some[:, 1], 0.0)
-            luck = torch.rand(len(x), 1 + int(columns.max()), device=x.device, dtype=x.dtype)
+            luck = torch.rand(len(x), 1 + max(columns), device=x.device, dtype=x.dtype)
             seen = seen & (luck[:, columns] >= hidden[:, None])
         return x, seen, self._corrupted(x)
 

@@ -201,7 +201,7 @@ class _Warped(TorchDistribution):
 
     def from_noise(self, noise: Tensor) -> Tensor:
         """The draw that standard normal noise is mapped to."""
-        self._last = self.own.draw(noise)
+        self._last = self.own.draw(noise.to(self.own.mean.dtype))
         return self._last[0]
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -299,8 +299,9 @@ class _Prior(TorchDistribution):
 
     def from_noise(self, noise: Tensor) -> Tensor:
         """The draw that standard normal noise is mapped to."""
+        flat = noise.to(self.like.dtype).reshape(-1, self.own.size)
         with torch.no_grad():
-            found = self.own.warp.back(noise.reshape(-1, self.own.size).T)
+            found = self.own.warp.back(flat.T)
         return found.T.reshape(noise.shape)
 
 
