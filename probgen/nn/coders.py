@@ -5,7 +5,7 @@ Encoders and decoders of other architectures have the attributes and methods of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +25,9 @@ class Layers(nn.Module):
         super().__init__()
         sizes = [inputs, *hidden]
         self.width, self.share = sizes[-1], share
-        self.each = nn.ModuleList(
-            nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True)
-        )
-        for layer in self.each:
+        layers = [nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
+        self.each = nn.ModuleList(layers)
+        for layer in layers:
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
 
@@ -53,13 +52,20 @@ class DenseEncoder(nn.Module):
     """
 
     def __init__(
-        self, slots: Sequence[Slot], context: int, hidden: Sequence[int], share: float = 0.0
+        self,
+        slots: Sequence[Slot],
+        context: int,
+        hidden: Sequence[int],
+        share: float = 0.0,
+        ranks: Collection[int] = (),
     ) -> None:
         super().__init__()
-        self.cells = Cells(slots)
+        self.cells = Cells(slots, ranks)
         self.features, self.context = self.cells.width, context
         self.layers = Layers(self.features + context, hidden, share)
         self.width = self.layers.width
+        #: numbers of a row in the widest layer
+        self.widest = max(self.features, *hidden, 1)
 
     def start(self, x: Tensor, seen: Tensor, weight: Tensor) -> None:
         """Read the scales of training rows x (n, m)."""
@@ -98,6 +104,7 @@ class DenseDecoder(nn.Module):
         self.layers = Layers(inputs, hidden, share)
         self.line = nn.Linear(inputs, heads.width)
         self.last = nn.Linear(self.layers.width, heads.width, bias=False) if hidden else None
+        self.widest = max(heads.width, *hidden, 1)
         with torch.no_grad():
             self.line.bias.zero_()
             if self.last is not None:

@@ -7,22 +7,34 @@ widest.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from probgen.columns import Slot
 from probgen.nn.cells import grouped
-from probgen.nn.code_heads import CategoryHead
+from probgen.nn.code_heads import CategoryHead, CodeHead, LogisticHead
 from probgen.nn.head import Head, Source
 from probgen.nn.number_heads import CountHead, RealHead
 
-__all__ = ["CategoryHead", "CountHead", "Head", "Heads", "RealHead"]
+__all__ = [
+    "CategoryHead", "CodeHead", "CountHead", "Head", "Heads", "LogisticHead", "RealHead",
+]  # fmt: skip
 
 
 class Heads(nn.Module):
     """The heads of all slots of a row, over one vector of outputs.
+
+    Parameters
+    ----------
+    slots : sequence of Slot
+    parts : int
+        Of the mixture of a real or a count.
+    least_scale : float, optional
+        Smallest scale of a real, relative to that at the start.
+    logistic : collection of int
+        Numbers of ordered slots that get a `LogisticHead`; the others have a number a code.
 
     Attributes
     ----------
@@ -36,12 +48,19 @@ class Heads(nn.Module):
     back: Tensor
 
     def __init__(
-        self, slots: Sequence[Slot], parts: int = 8, least_scale: float | None = None
+        self,
+        slots: Sequence[Slot],
+        parts: int = 8,
+        least_scale: float | None = None,
+        logistic: Collection[int] = (),
     ) -> None:
         super().__init__()
-        found: list[Head] = [
-            CategoryHead(slots, own) for own in grouped(slots, "category").values()
-        ]
+        found: list[Head] = []
+        for (size, ordered), own in grouped(slots, "category").items():
+            few = [i for i in own if ordered and size > 2 and i in logistic]
+            rest = [i for i in own if i not in few]
+            found += [CategoryHead(slots, rest)] if rest else []
+            found += [LogisticHead(slots, few)] if few else []
         real = [i for i, slot in enumerate(slots) if slot.kind == "real"]
         count = [i for i, slot in enumerate(slots) if slot.kind == "count"]
         found += [RealHead(real, parts, least_scale)] if real else []
