@@ -12,8 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from probgen.nn.code_heads import CategoryHead, LogisticHead
 from probgen.nn.factors import Factors, ridge
-from probgen.nn.heads import CategoryHead, Heads, MixtureHead
+from probgen.nn.heads import Heads
+from probgen.nn.number_heads import MixtureHead
 
 __all__ = ["LinearStart", "log_scale"]
 
@@ -70,6 +72,12 @@ class LinearStart:
                 places.append(block + 3 * head.parts)
                 stretches.append(block + 3 * head.parts + 1)
                 units.append(torch.ones_like(head.centre))
+            elif isinstance(head, LogisticHead):
+                parts.append(head.standard(cells))
+                ons.append(on)
+                places.append(block)
+                stretches.append(none)
+                units.append(cells.new_ones(g))
             elif isinstance(head, CategoryHead):
                 codes = (1,) if head.size == 2 else range(head.size)
                 for code in codes:
