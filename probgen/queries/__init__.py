@@ -6,6 +6,7 @@ may run in several threads; everything that runs the pair is inside one guarded 
 
 from probgen.queries.companion import Companion
 from probgen.queries.density import Estimate, log_prob, log_prob_given
+from probgen.queries.divergences import ACTIVE, Moments, latent_moments
 from probgen.queries.draws import Predictive, draw_globals, encoded
 from probgen.queries.intervals import estimate_draws, interval, log_prob_draws
 from probgen.queries.latents import latent, reconstruct
@@ -15,9 +16,11 @@ from probgen.queries.resampling import Drawn
 from probgen.queries.sampling import draw, sample
 
 __all__ = [
+    "ACTIVE",
     "Companion",
     "Drawn",
     "Estimate",
+    "Moments",
     "Predictive",
     "draw",
     "draw_globals",
@@ -25,6 +28,7 @@ __all__ = [
     "estimate_draws",
     "interval",
     "latent",
+    "latent_moments",
     "log_pairs",
     "log_prob",
     "log_prob_draws",

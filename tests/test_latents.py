@@ -1,0 +1,194 @@
+"""The latent space of a model: ways through it, attributes, what each dimension holds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import probgen as pg
+from probgen.datasets import penguins
+
+FAST = {"hidden": (32,), "noise": 0.0, "compile": False, "random_state": 0}
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::sklearn.exceptions.ConvergenceWarning", "ignore::probgen.errors.DataWarning"
+)
+
+
+def fitted(**settings):
+    return pg.VAE(**{"latents": 3, "max_epochs": 40, **FAST, **settings}).fit(penguins())
+
+
+@pytest.fixture(scope="module")
+def birds():
+    return fitted()
+
+
+@pytest.fixture(scope="module")
+def flow():
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"x": rng.normal(size=80), "y": rng.normal(size=80)})
+    model = pg.Flow(base="normal", max_epochs=3, noise=0.0, random_state=0).fit(table)
+    return model, table
+
+
+# --- there and back ---------------------------------------------------------------------------
+
+
+def test_rows_are_decoded_from_points(birds):
+    table = penguins().iloc[[3, 0, 40]].set_axis(["a", "a", "b"])  # the first has holes
+    assert table.isna().any(axis=None)
+    points = birds.latent(table)
+    found = birds.reconstruct(table, latent=points)
+    assert found.index.equals(table.index)
+    assert (found.dtypes == table.dtypes).all() and found.notna().all(axis=None)
+    # all cells come from the point, none from the row
+    others = penguins().tail(3)
+    pd.testing.assert_frame_equal(
+        birds.reconstruct(others, latent=points).reset_index(drop=True),
+        found.reset_index(drop=True),
+    )
+    # of the mean cell, what comes back says something of the row
+    whole = penguins().dropna()
+    size = birds.reconstruct(whole, latent=birds.latent(whole))["body_mass_g"]
+    assert np.corrcoef(size, whole["body_mass_g"])[0, 1] > 0.8
+
+
+def test_missing_columns_are_holes(birds):
+    table = penguins().head(4)
+    part = table[["bill_length_mm", "species"]]
+    holed = part.reindex(columns=table.columns).astype(table.dtypes.drop("year"))
+    points = birds.latent(part)
+    pd.testing.assert_frame_equal(points, birds.latent(holed))
+    pd.testing.assert_frame_equal(
+        birds.traverse(part), birds.traverse(holed)
+    )  # and every verb takes them
+    assert len(birds.interpolate(part, holed, steps=3)) == 12
+
+
+def test_points_that_do_not_fit_are_refused(birds):
+    table, points = penguins().head(3), birds.latent(penguins().head(3))
+    with pytest.raises(pg.SchemaError, match=r"z\[2\]"):
+        birds.reconstruct(table, latent=points[["z[0]", "z[1]"]])
+    with pytest.raises(pg.SchemaError, match="latent of 2 rows"):
+        birds.reconstruct(table, latent=points.head(2))
+    with pytest.raises(pg.SchemaError, match="not finite"):
+        birds.reconstruct(table, latent=points.assign(**{"z[1]": [0.0, np.nan, 1.0]}))
+    with pytest.raises(pg.NotSupported, match="VAE"):
+        mixture = pg.GaussianMixture(2, random_state=0, draws=0).fit(penguins())
+        mixture.reconstruct(table, latent=points)
+
+
+def test_interpolation_ends_at_the_rows_as_the_model_sees_them(birds):
+    first, last = penguins().iloc[[3, 5]], penguins().iloc[[300, 200]]
+    path = birds.interpolate(first, last, steps=3)
+    assert path.index.names == ["row", "share"]
+    assert path.index.get_level_values("row").tolist() == [3, 3, 3, 5, 5, 5]
+    for share, rows in ((0.0, first), (1.0, last)):
+        there = birds.reconstruct(rows, latent=birds.latent(rows))
+        pd.testing.assert_frame_equal(
+            path.xs(share, level="share").reset_index(drop=True), there.reset_index(drop=True)
+        )
+    middle = (birds.latent(first).to_numpy() + birds.latent(last).to_numpy()) / 2
+    middle = pd.DataFrame(middle, columns=birds.latent(first).columns)
+    pd.testing.assert_frame_equal(
+        path.xs(0.5, level="share").reset_index(drop=True),
+        birds.reconstruct(first, latent=middle).reset_index(drop=True),
+    )
+
+
+def test_no_rows(birds):
+    none = penguins().head(0)
+    assert len(birds.latent(none)) == len(birds.traverse(none)) == 0
+    assert len(birds.interpolate(none, none)) == 0
+    assert len(birds.reconstruct(none, latent=birds.latent(none))) == 0
+
+
+# --- traversals -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prior", ["normal", "mixture", "flow"])
+def test_a_traversal_moves_one_dimension(prior):
+    """To a place in units of the prior, whatever the prior is."""
+    model = fitted(prior=prior, components=4, guide="flow", max_epochs=5)
+    row = penguins().iloc[[7]]
+    found = model.traverse(row, dimensions=["z[1]", 0], values=(-1.0, 0.5))
+    assert found.index.tolist() == [
+        (7, "z[1]", -1.0), (7, "z[1]", 0.5), (7, "z[0]", -1.0), (7, "z[0]", 0.5),
+    ]  # fmt: skip
+    family = model.members_[0]
+    torch.manual_seed(0)
+    drawn = family.prior.distribution(20_000, family.decoder.line.weight).sample()
+    moments = pg.queries.latent_moments(
+        model._predictive(), model._batch(pg.table.encode(row, model.schema_), model._device)
+    )["z"]
+    sd = drawn.std(0)
+    # five standard errors of the mean of 4096 draws and of these
+    error = 5 * sd * (1 / 4096 + 1 / 20_000) ** 0.5
+    assert ((drawn.mean(0) - moments.prior_mean[0]).abs() < error).all()
+    assert ((sd - moments.prior_sd[0]).abs() < 2 * error).all()
+    point = model.latent(row)
+    point["z[1]"] = float(moments.prior_mean[0, 1] + 0.5 * moments.prior_sd[0, 1])
+    pd.testing.assert_frame_equal(
+        found.iloc[[1]].reset_index(drop=True),
+        model.reconstruct(row, latent=point).reset_index(drop=True),
+    )
+
+
+def test_the_most_informative_dimensions_come_first(birds):
+    points = birds.latent(penguins())
+    order = points.filter(like=".sd").apply(np.log).mean().sort_values()
+    found = birds.traverse(penguins()).index.unique("dimension")
+    assert [f"{name}.sd" for name in found] == order.index.tolist()
+
+
+def test_traversals_that_cannot_be(birds, flow):
+    with pytest.raises(pg.SchemaError, match="numbers below 3"):
+        birds.traverse(penguins().head(1), dimensions=[3])
+    with pytest.raises(pg.SchemaError, match="dimensions"):
+        birds.traverse(penguins().head(1), dimensions=[])
+    with pytest.raises(pg.NotSupported, match="interpolate"):
+        flow[0].traverse(flow[1].head(1))
+
+
+# --- attributes -------------------------------------------------------------------------------
+
+
+def test_attributes_are_added_and_taken_away(birds):
+    table = penguins()
+    vector = birds.attribute_vector(table, "species == 'Gentoo'")
+    points = birds.latent(table)
+    gentoo = table["species"] == "Gentoo"
+    wanted = points[gentoo].mean() - points[~gentoo].mean()
+    pd.testing.assert_series_equal(
+        vector.filter(regex=r"\]$"), wanted.filter(regex=r"\]$"), check_names=False
+    )
+    assert (vector.filter(like=".sd") == 0).all() and list(vector.index) == list(points.columns)
+    others = table[~gentoo]
+    moved = birds.reconstruct(others, latent=birds.latent(others) + vector)
+    assert (moved["species"] == "Gentoo").mean() > 0.9
+    back = birds.reconstruct(table[gentoo], latent=points[gentoo] - vector)
+    assert (back["species"] == "Gentoo").mean() < 0.1
+    # Gentoo are large birds, and the model knows
+    heavier = birds.attribute_vector(table, "body_mass_g > 4500")
+    assert heavier @ vector > 0
+
+
+def test_rows_that_leave_the_event_open_count_for_neither(birds):
+    table = penguins().head(60)
+    found = birds.attribute_vector(table, "sex == 'male'")
+    pd.testing.assert_series_equal(
+        found, birds.attribute_vector(table[table["sex"].notna()], "sex == 'male'")
+    )
+    with pytest.raises(pg.SchemaError, match="and 0 where"):
+        birds.attribute_vector(table[table["sex"] == "male"], "sex == 'male'")
+    with pytest.raises(pg.SchemaError, match="colour"):
+        birds.attribute_vector(table, "colour == 'red'")
+
+
+def test_a_flow_has_attributes_too(flow):
+    model, table = flow
+    vector = model.attribute_vector(table, "x > 0")
+    moved = model.reconstruct(table, latent=model.latent(table) + vector)
+    assert (moved["x"] > table["x"]).mean() > 0.95
