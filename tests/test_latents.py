@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 
 import probgen as pg
 from probgen.datasets import penguins
@@ -192,3 +193,118 @@ def test_a_flow_has_attributes_too(flow):
     vector = model.attribute_vector(table, "x > 0")
     moved = model.reconstruct(table, latent=model.latent(table) + vector)
     assert (moved["x"] > table["x"]).mean() > 0.95
+
+
+# --- what dimensions hold ---------------------------------------------------------------------
+
+
+def batch_of(model, table):
+    return model._batch(pg.table.encode(table, model.schema_), model._device)
+
+
+def by_quadrature(mean, sd, prior):
+    """Mutual information and divergence of the aggregate (L,) on a grid."""
+    z = np.linspace(-12, 12, 6001)[:, None, None]
+    each = stats.norm(mean, sd).pdf(z)  # (grid, n, L)
+    pooled = each.mean(1)
+    inside = -stats.norm(mean, sd).entropy().mean(0)
+    log_q = np.log(pooled + 1e-300)
+    step = z[1, 0, 0] - z[0, 0, 0]
+    information = inside - (pooled * log_q).sum(0) * step
+    return information, (pooled * (log_q - prior(z[:, 0, :]))).sum(0) * step
+
+
+@pytest.mark.parametrize("settings", [{}, {"guide": "full", "prior": "mixture", "components": 4}])
+def test_dimensions_agree_with_quadrature(birds, settings):
+    model = fitted(**settings, max_epochs=15) if settings else birds
+    table = penguins().iloc[::3]
+    found = model.latent_summary(table)
+    own = found.drop("all")
+    points = model.latent(table)
+    mean, sd = points[own.index].to_numpy(), points.filter(like=".sd").to_numpy()
+
+    def prior(z):
+        if not settings:
+            return stats.norm.logpdf(z)
+        with torch.no_grad():
+            parts = model.members_[0].prior.parts()
+            weight = model.members_[0].prior.logits.softmax(0).numpy()
+        wide = parts.scale_tril().square().sum(2).sqrt().numpy()
+        each = stats.norm.pdf(z[..., None, :], parts.mean.detach().numpy(), wide)
+        return np.log((each * weight[:, None]).sum(1))
+
+    information, aggregate = by_quadrature(mean, sd, prior)
+    error = 4 * own["se"]
+    assert (error < 0.15).all()
+    assert ((own["mutual_information"] - information).abs() < error).all()
+    assert ((own["aggregate_kl"] - aggregate).abs() < error).all()
+    assert ((own["kl"] - information - aggregate).abs() < error).all()
+    np.testing.assert_allclose(found["kl"], found["mutual_information"] + found["aggregate_kl"])
+    if not settings:  # closed forms
+        own_kl = 0.5 * (mean**2 + sd**2 - 1) - np.log(sd)
+        np.testing.assert_allclose(own["kl"], own_kl.mean(0))
+        np.testing.assert_allclose(found.loc["all", "kl"], own_kl.mean(0).sum())
+        np.testing.assert_allclose(own["activity"], mean.var(0))
+
+
+@pytest.mark.parametrize("prior", ["mixture", "flow"])
+def test_all_dimensions_together(prior):
+    model = fitted(guide="full", prior=prior, components=4, max_epochs=10)
+    table = penguins().iloc[::4]
+    found = model.latent_summary(table).loc["all"]
+    torch.manual_seed(1)
+    with torch.no_grad():
+        family = model.members_[0]
+        guide = family.at(batch_of(model, table))
+        z, log_q = guide.draw(torch.randn(60, *guide.mean.shape, dtype=torch.float64))
+        pooled = guide.log_prob(z[:, :, None]).logsumexp(2) - np.log(len(table))
+        log_p = family.prior.log_prob(z)
+    error = 4.5 * found["se"]  # that of the check itself is a third of it
+    assert error < 0.3
+    assert found["kl"] == pytest.approx(float((log_q - log_p).mean()), abs=error)
+    assert found["mutual_information"] == pytest.approx(float((log_q - pooled).mean()), abs=error)
+    assert found["aggregate_kl"] == pytest.approx(float((pooled - log_p).mean()), abs=error)
+
+
+def test_the_number_of_rows_bounds_the_information(birds):
+    few = birds.latent_summary(penguins(), rows=3, random_state=1)
+    assert few.attrs["rows"] == 3
+    assert few.loc["all", "mutual_information"] <= np.log(3) + 1e-12
+    again = birds.latent_summary(penguins(), rows=3, random_state=1)
+    pd.testing.assert_frame_equal(few, again)
+    with pytest.raises(pg.SchemaError, match="at least two rows"):
+        birds.latent_summary(penguins().head(1))
+
+
+def test_collapse_is_seen_and_cured():
+    """A heavy weight of the divergence kills all dimensions; free bits keep them alive."""
+    table = penguins()
+    dead, alive = (fitted(beta=8.0, free_bits=free, max_epochs=80) for free in (0.0, 0.5))
+    report = next(f for f in dead.check(table).findings if f.name == "collapsed latents")
+    assert report.status == "fail" and "0 of 3 dimensions are active" in report.text
+    assert not dead.latent_summary(table)["active"].any()
+    report = next(f for f in alive.check(table).findings if f.name == "collapsed latents")
+    assert report.status == "ok" and "3 of 3 dimensions are active" in report.text
+    summary = alive.latent_summary(table)
+    assert summary["active"].all() and (summary["kl"].drop("all") > 0.3).all()
+
+
+def test_dead_units_are_named_where_every_row_has_a_hole():
+    table = penguins()
+    for place, name in enumerate(table.columns.drop("year")):
+        table.loc[table.index[place::7], name] = None
+    assert table.isna().any(axis=1).all()
+    model = pg.VAE(latents=3, max_epochs=3, beta=50.0, **FAST).fit(table)
+    family = model.members_[0]
+    with torch.no_grad():  # the guide says the same of every row, but for one dimension
+        family.posterior.line.weight[1:3] = 0.0
+        family.posterior.line.weight[0] *= 10
+    report = next(f for f in model.check(table).findings if f.name == "collapsed latents")
+    assert report.status == "note" and "collapsed: z[1], z[2]" in report.text
+    assert model.latent_summary(table)["active"].tolist()[:3] == [True, False, False]
+
+
+def test_a_family_without_latents_says_so():
+    model = pg.GaussianMixture(2, random_state=0, draws=0).fit(penguins())
+    with pytest.raises(pg.NotSupported, match="latent"):
+        model.latent_summary(penguins())

@@ -249,7 +249,7 @@ class Autoencoder(Family):
         else:
             cells = (log_q - self.prior.log_prob(z)).mean(0)[:, None]
         free = self.bound.free_bits
-        if free and self.training:
+        if free:  # held-out rows too: the state that is kept must be one that free bits allow
             share = batch.scale / batch.total
             mean = (cells * share).sum(0) if isinstance(share, float) else share @ cells
             least = free * self.latents / cells.shape[1]

@@ -96,6 +96,94 @@ class Structure(Latents):
     def _latent_moments(self, batch: Batch) -> dict[str, Moments]:
         return queries.latent_moments(self._predictive(), batch)
 
+    def latent_summary(
+        self,
+        table: Any,
+        rows: int = 1000,
+        random_state: int = 0,
+        unseen: Unseen = "error",
+        extra: Extra = "error",
+    ) -> pd.DataFrame:
+        """What each latent dimension holds of the rows of a table, in nats.
+
+        Parameters
+        ----------
+        table : data frame of n rows
+        rows : int
+            Rows to look at, at most. Cost: quadratic in them.
+        random_state : int
+            Seed of their choice. The draws of the latents are those of the rows' content.
+        unseen, extra
+            As in `log_prob`.
+
+        Returns
+        -------
+        data frame
+            A row a dimension, and a last one, ``all``, of all dimensions together:
+
+            - ``kl``: mean over rows of KL(q(z | row) || p(z)), what the latents cost in the
+              evidence lower bound.
+            - ``activity``: variance over rows of the mean of q(z | row), in units of the prior
+              variance, and ``active``: whether it exceeds 0.01 (Burda et al. 2016).
+            - ``mutual_information``: of z and which of the rows it is of. At most the logarithm
+              of their number (``attrs["rows"]``): close to that, more rows would give more.
+            - ``aggregate_kl``: KL(q(z) || p(z)) of the aggregate posterior, the mean of
+              q(z | row) over the rows. ``kl = mutual_information + aggregate_kl`` (Hoffman and
+              Johnson 2016). Where it is large, rows sampled from the prior come from places
+              where no row of the table lies.
+            - ``se``: Monte Carlo error of these, the largest of the three.
+
+        Raises
+        ------
+        NotSupported
+            If the guide of the family has no continuous row latents.
+        SchemaError
+            If there are fewer than two rows.
+
+        Notes
+        -----
+        A dimension is looked at by itself, in its own marginals: of a normal guide and a normal
+        or mixture prior they are exact, up to ``se``; of a guide that is a flow, normals with
+        its moments; of a prior that is a flow, a kernel estimate. The row ``all`` takes guide
+        and prior as they are. Information and divergence of the aggregate are NaN there for a
+        guide that is a flow. Latents that depend on each other in the aggregate make the
+        ``aggregate_kl`` of all exceed the sum over dimensions. Of globals with a posterior, one
+        value is taken.
+
+        References
+        ----------
+        Burda, Grosse and Salakhutdinov (2016), Importance weighted autoencoders, ICLR. Hoffman
+        and Johnson (2016), ELBO surgery: yet another way to carve up the variational evidence
+        lower bound.
+        """
+        check_is_fitted(self)
+        frame = to_frame(table)
+        if len(frame) < 2:
+            raise SchemaError(message(
+                f"{len(frame)} row(s)", "at least two rows, which latents could tell apart",
+                "pass more of the table",
+            ))  # fmt: skip
+        frame = frame if len(frame) <= rows else frame.sample(rows, random_state=random_state)
+        encoded = encode(frame, self.schema_, unseen=unseen, extra=extra)
+        batch, predictive = self._batch(encoded, self._device), self._predictive(posterior=False)
+        sites, total = queries.latent_divergences(predictive, batch)
+        activity = {site: m.activity for site, m in self._latent_moments(batch).items()}
+        names = [f"{site}[{i}]" for site, found in sites.items() for i in range(len(found.kl))]
+        numbers = {"kl": "kl", "mutual_information": "information", "aggregate_kl": "aggregate",
+                   "se": "se"}  # fmt: skip
+        columns = {
+            name: torch.cat([*(getattr(found, own) for found in sites.values()),
+                             getattr(total, own)[None]]).cpu().numpy()
+            for name, own in numbers.items()
+        }  # fmt: skip
+        made = pd.DataFrame(columns, index=pd.Index([*names, "all"], name="dimension"))
+        units = torch.cat([activity[site] for site in sites]).cpu().numpy()
+        made.insert(1, "activity", [*units, np.nan])
+        on = pd.array([*(units > queries.ACTIVE), pd.NA], dtype="boolean")
+        made.insert(2, "active", on)
+        made.attrs["rows"] = len(frame)
+        return made
+
     def attribute_vector(
         self, table: Any, event: str, unseen: Unseen = "error", extra: Extra = "error"
     ) -> pd.Series:
