@@ -25,8 +25,10 @@ from probgen.conditionals import Conditionals, Drawn, Levels, Reals, atom_slots,
 from probgen.family import Family
 from probgen.nn.cells import Cells
 from probgen.nn.coders import DenseDecoder, DenseEncoder
+from probgen.nn.factors import Factors, ridge
 from probgen.nn.heads import CategoryHead, CountHead, Heads, RealHead
 from probgen.nn.latents import (
+    WIDEST,
     FlowPrior,
     Guide,
     GuideKind,
@@ -36,6 +38,7 @@ from probgen.nn.latents import (
     Prior,
     PriorKind,
 )
+from probgen.nn.linear_start import LinearStart, log_scale
 from probgen.queries.noise import Stream
 from probgen.schema import Schema
 
@@ -45,6 +48,8 @@ BoundKind: TypeAlias = Literal["elbo", "iwae"]
 Scale: TypeAlias = Literal["cell", "column", "table"]
 #: latents of a row over which its unseen cells are averaged, and values of each for a count
 PARTICLES, VALUES = 64, 4
+#: rows that training starts from
+STARTED = 5_000
 #: numbers in the widest intermediate: 4 MB of float64
 WIDE = 2**19
 #: smallest scale of a cell relative to that of its column: no density grows without bound
@@ -189,13 +194,35 @@ class Autoencoder(Family):
         outputs = self.heads.start(batch.x, batch.seen, batch.weight)
         if self.scale == "table":
             outputs = self._alike(outputs)
-        self.decoder.start(outputs)
+        outputs = self._linear(batch, outputs, generator)
         if self.spread is not None:
             self.spread.copy_(outputs if self.scale == "column" else outputs[self.spreads].mean())
         if isinstance(self.prior, MixturePrior):
             pick = torch.randint(len(batch), (len(self.prior.rows),), generator=generator)
             pick = pick.to(batch.seen.device)
             self.prior.rows.copy_(self.encoder.read(batch.x[pick], batch.seen[pick]))
+
+    def _linear(self, batch: Batch, outputs: Tensor, generator: torch.Generator) -> Tensor:
+        """Start decoder and guide at factor analysis of some rows; the outputs of its centre."""
+        n, size = len(batch), self.latents
+        few = torch.randperm(n, generator=generator)[: Factors.rows(size, min(n, STARTED))]
+        some = batch.take(few.to(batch.seen.device))
+        x, about = _values(some), self._about(some)
+        cells = LinearStart.of(self.heads, x, some.seen, some.weight)
+        slope = outputs.new_zeros(self.heads.width, 0)
+        if about is not None:
+            given, cells = cells.regress(about)
+            slope = cells.slopes(given.T, self.heads.width)
+        found = cells.factors(size, self.scale == "table")
+        slope = torch.cat([cells.slopes(found.loadings, self.heads.width), slope], 1)
+        outputs = cells.tightened(outputs, found.own)
+        self.decoder.start(outputs, slope)
+        if self.encoder.direct:
+            inputs = self.encoder(self.encoder.read(x, some.seen), about)
+            inputs = inputs[:, -self.encoder.direct :].double()
+            line = torch.cat([found.mean, log_scale(found.variance, WIDEST)], 1)
+            self.posterior.start(*ridge(inputs, line, cells.weight))
+        return outputs
 
     def _alike(self, outputs: Tensor) -> Tensor:
         """Outputs on the scale of encoded cells, so that one scale can serve all columns."""
