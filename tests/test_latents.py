@@ -231,7 +231,7 @@ def test_dimensions_agree_with_quadrature(birds, settings):
             weight = model.members_[0].prior.logits.softmax(0).numpy()
         wide = parts.scale_tril().square().sum(2).sqrt().numpy()
         each = stats.norm.pdf(z[..., None, :], parts.mean.detach().numpy(), wide)
-        return np.log((each * weight[:, None]).sum(1))
+        return np.log((each * weight[:, None]).sum(1) + 1e-300)
 
     information, aggregate = by_quadrature(mean, sd, prior)
     error = 4 * own["se"]

@@ -136,9 +136,10 @@ class Divergences:
         def error(value: Tensor) -> Tensor:
             return (value.var(0).sum(0) / len(value)).sqrt() / value.shape[1]
 
-        known = own - prior, own - pooled, pooled - prior
-        errors = torch.stack([error(value) for value in known])
-        return cls(*map(mean, known), errors.nan_to_num(0.0).amax(0))
+        kl, information, aggregate = own - prior, own - pooled, pooled - prior
+        errors = torch.stack([error(value) for value in (kl, information, aggregate)])
+        se = errors.nan_to_num(0.0).amax(0)
+        return cls(mean(kl), mean(information), mean(aggregate), se)
 
     def at(self, kl: Tensor) -> Divergences:
         """The same where the first of the three is known exactly."""
