@@ -7,6 +7,13 @@ import pandas as pd
 import pytest
 import torch
 from scipy import stats
+from sklearn.base import clone
+from sklearn.cluster import KMeans
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import estimator_checks as checks
 
 import probgen as pg
 from probgen.datasets import penguins
@@ -279,7 +286,7 @@ def test_the_number_of_rows_bounds_the_information(birds):
 def test_collapse_is_seen_and_cured():
     """A heavy weight of the divergence kills all dimensions; free bits keep them alive."""
     table = penguins()
-    dead, alive = (fitted(beta=8.0, free_bits=free, max_epochs=80) for free in (0.0, 0.5))
+    dead, alive = (fitted(beta=8.0, free_bits=free, max_epochs=100) for free in (0.0, 0.5))
     report = next(f for f in dead.check(table).findings if f.name == "collapsed latents")
     assert report.status == "fail" and "0 of 3 dimensions are active" in report.text
     assert not dead.latent_summary(table)["active"].any()
@@ -308,3 +315,66 @@ def test_a_family_without_latents_says_so():
     model = pg.GaussianMixture(2, random_state=0, draws=0).fit(penguins())
     with pytest.raises(pg.NotSupported, match="latent"):
         model.latent_summary(penguins())
+
+
+# --- features ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def unlabelled():
+    return pg.VAE(latents=3, max_epochs=40, **FAST)
+
+
+def test_features_for_a_classifier_with_few_labels(unlabelled):
+    table = penguins()
+    pipe = make_pipeline(unlabelled, StandardScaler(), LogisticRegression())
+    X, y = table.drop(columns="species"), table["species"]  # noqa: N806
+    assert X.isna().any(axis=None)
+    pipe.fit(X, y)
+    assert pipe.score(X, y) > 0.85  # the largest class has 0.44
+    model = pipe[0]
+    found = model.transform(X)
+    np.testing.assert_array_equal(found, model.latent(X)[["z[0]", "z[1]", "z[2]"]])
+    assert pipe[:1].get_feature_names_out().tolist() == ["vae0", "vae1", "vae2"]
+    with pytest.raises(ValueError, match="feature names"):
+        model.transform(X[X.columns[::-1]])
+
+
+def test_features_for_clustering_and_frames_out(unlabelled):
+    table = penguins()
+    X = table.drop(columns=["species", "year"])  # noqa: N806
+    model = clone(unlabelled).set_output(transform="pandas")
+    found = model.fit_transform(X.set_index(X.index + 5))
+    assert list(found.columns) == ["vae0", "vae1", "vae2"] and found.index[0] == 5
+    groups = make_pipeline(unlabelled, KMeans(2, n_init=4, random_state=0)).fit_predict(X)
+    gentoo = (table["species"] == "Gentoo").to_numpy()
+    agree = (groups == gentoo).mean()
+    assert max(agree, 1 - agree) > 0.9
+
+
+def test_unfitted_models_have_no_features():
+    for ask in (lambda m: m.transform(penguins()), lambda m: m.get_feature_names_out()):
+        with pytest.raises(NotFittedError):
+            ask(pg.VAE())
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        checks.check_transformer_general,
+        checks.check_transformer_data_not_an_array,
+        checks.check_transformer_preserve_dtypes,
+        checks.check_transformers_unfitted,
+        checks.check_estimators_pickle,
+        checks.check_dataframe_column_names_consistency,
+        checks.check_methods_sample_order_invariance,
+        checks.check_methods_subset_invariance,
+        checks.check_transformer_get_feature_names_out,
+        checks.check_transformer_get_feature_names_out_pandas,
+        checks.check_set_output_transform,
+    ],
+    ids=lambda check: check.__name__,
+)
+def test_scikit_learns_checks_of_transformers(check):
+    small = pg.VAE(latents=2, **{**FAST, "hidden": (8,)}, max_epochs=2)
+    check("VAE", small)

@@ -86,8 +86,8 @@ def collapsed(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "collapsed latents", "fail", ("density",),
             f"{text}: the guide says the same of every row, so the latents explain nothing",
-            "train from other starts, raise the weight of the latents slowly, make the decoder "
-            "weaker, or leave them out", details,
+            "lower beta, or give the latents free_bits=0.5 or a warmup where the model has these; "
+            "train from other starts, make the decoder weaker, or leave the latents out", details,
         )  # fmt: skip
     elif dead:
         yield Finding(
