@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -287,7 +287,7 @@ class Autoencoder(Family):
         else:
             cells = (log_q - self.prior.log_prob(z)).mean(0)[:, None]
         free = self.bound.free_bits
-        if free and self.training:
+        if free:  # held-out rows too: the state that is kept must be one that free bits allow
             share = batch.scale / batch.total
             mean = (cells * share).sum(0) if isinstance(share, float) else share @ cells
             least = free * self.latents / cells.shape[1]
