@@ -125,10 +125,11 @@ def test_coders_fit_all_shapes(shape):
     features = encoder.read(x, seen)
     about = torch.randn(4, 2).double()
     assert features.shape == (4, encoder.features)
-    assert encoder(features, about).shape == (4, 16) and encoder(features, None).shape == (4, 16)
+    assert encoder(features, about).shape == (4, encoder.width)
+    assert encoder(features, None).shape == (4, encoder.width)
     assert not bool(encoder.read(x, torch.zeros_like(seen)).any())
     outputs = torch.randn(heads.width).double()
-    decoder.start(outputs)
+    decoder.start(outputs, torch.zeros(heads.width, 5).double())
     assert decoder(torch.randn(4, 3).double(), about).shape == (4, heads.width)
 
 
