@@ -50,8 +50,8 @@ Scale: TypeAlias = Literal["cell", "column", "table"]
 PARTICLES, VALUES = 64, 4
 #: rows that training starts from
 STARTED = 5_000
-#: numbers in the widest intermediate: 4 MB of float64
-WIDE = 2**19
+#: numbers in the widest intermediate of cells given others
+HELD = 2**22
 #: smallest scale of a cell relative to that of its column: no density grows without bound
 LEAST = 0.01
 
@@ -412,7 +412,7 @@ class Autoencoder(Family):
     def conditionals(self, batch: Batch) -> Conditionals:
         """Each unseen cell given the seen ones: the weighted mixture over draws of the guide."""
         n, k = len(batch), PARTICLES
-        step = max(1, WIDE // (k * self.row_cost))
+        step = max(1, HELD // (k * self.row_cost))
         found: dict[int, list[tuple[Tensor, Any]]] = {}
         for at in range(0, n, step):
             rows = torch.arange(at, min(n, at + step), device=batch.seen.device)
@@ -434,11 +434,11 @@ class Autoencoder(Family):
         found: Conditionals = {}
         for i, off in unseen_rows(slots, batch.seen).items():
             number, member, span = self.heads.at[i]
-            own, mine = out[:, off][..., span], share[:, off]
+            own, mine = out[..., span][:, off], share[:, off]
             if i in atoms:  # the number is that of a row without atom
                 _, atom, place = self.heads.at[atoms[i]]
                 head: Any = self.heads.each()[self.heads.at[atoms[i]][0]]
-                none = _probs(head, out[:, off][..., place])[..., 0]
+                none = _probs(head, out[..., place][:, off])[..., 0]
                 mine = mine * none
             head = self.heads.each()[number]
             found[i] = off, _mixed(head, member, own, mine, slots[i].size)
