@@ -23,7 +23,7 @@ from torch.distributions import constraints
 from probgen.batch import Batch
 from probgen.conditionals import Conditionals, Drawn, Levels, Reals, atom_slots, unseen_rows
 from probgen.family import Family
-from probgen.nn.cells import Cells
+from probgen.nn.cells import Cells, picked
 from probgen.nn.coders import DenseDecoder, DenseEncoder
 from probgen.nn.factors import Factors, ridge
 from probgen.nn.heads import CategoryHead, CountHead, Heads, RealHead
@@ -180,7 +180,7 @@ class Autoencoder(Family):
     def _rows(self, out: Tensor, x: Tensor, seen: Tensor) -> Tensor:
         """Log density (..., n) of the seen cells of rows x (n, m) under outputs."""
         cells = self.heads.log_probs(out, x)
-        return torch.where(seen, cells, torch.zeros_like(cells)).sum(-1)
+        return torch.where(seen, cells, 0.0).sum(-1)
 
     # --- training -------------------------------------------------------------------
 
@@ -315,7 +315,7 @@ class Autoencoder(Family):
             some = torch.rand(len(x), 2, device=x.device, dtype=x.dtype)
             hidden = torch.where(some[:, 0] < self.bound.masked, some[:, 1], 0.0)
             luck = torch.rand(len(x), 1 + max(columns), device=x.device, dtype=x.dtype)
-            seen = seen & (luck[:, columns] >= hidden[:, None])
+            seen = seen & (picked(luck, columns) >= hidden[:, None])
         return x, seen, self._corrupted(x)
 
     def _corrupted(self, x: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax, logsigmoid, softplus
 
 from probgen.columns import Slot
-from probgen.nn.cells import grouped, legal_codes, quantiles
+from probgen.nn.cells import grouped, legal_codes, picked, quantiles
 
 __all__ = ["CategoryHead", "CountHead", "Head", "Heads", "RealHead"]
 
@@ -118,7 +118,7 @@ class CategoryHead(Head):
 
     def log_prob(self, out: Tensor, x: Tensor) -> Tensor:
         if self.size == 2:
-            value = -softplus(torch.where(x == 1, -out[..., 0], out[..., 0]))
+            value = -softplus((1 - 2 * x) * out[..., 0])
         else:
             code = x.long().clamp(max=self.size - 1)[..., None]
             code = code.expand(*out.shape[:-1], 1)  # one row may have several outputs
@@ -183,7 +183,9 @@ class MixtureHead(Head):
         stretch = 3.0 * torch.tanh(move[..., 1:] / 3.0)
         floor = (self.floor if member is None else self.floor[member])[..., None]
         scale = floor + (6.0 * torch.tanh(log_scale / 6.0) + stretch).exp()
-        return logits.log_softmax(-1), move[..., :1] + place * stretch.exp(), scale
+        # a single part has all the weight: a tenth of a training step is saved
+        weights = torch.zeros_like(logits) if k == 1 else logits.log_softmax(-1)
+        return weights, move[..., :1] + place * stretch.exp(), scale
 
     def standard(self, x: Tensor) -> Tensor:
         """Cells on the scale of the parts, before centring."""
@@ -247,8 +249,9 @@ class RealHead(MixtureHead):
         logits, place, scale = self.mixture(out)
         z = ((x - self.centre) / self.scale)[..., None]
         unit = (z - place) / scale
-        each = logits - 0.5 * unit.square() - scale.log()
-        return each.logsumexp(-1) - HALF_LOG_TAU - self.scale.log()
+        each = -0.5 * unit.square() - scale.log()
+        value = each[..., 0] if self.parts == 1 else (logits + each).logsumexp(-1)
+        return value - (HALF_LOG_TAU + self.scale.log())
 
     def draw(self, out: Tensor, member: int, generator: Source) -> Tensor:
         place, scale = self._pick(out, member, generator)
@@ -383,8 +386,7 @@ class Heads(nn.Module):
         """Log densities (..., n, m) of all cells of x (n, m) under outputs (..., n, width)."""
         parts = []
         for head, own in self.split(out):
-            all_ = len(head.members) == x.shape[1] and self.straight
-            parts.append(head.log_prob(own, x if all_ else x[:, head.members]))
+            parts.append(head.log_prob(own, picked(x, head.members)))
         return self._joined(parts, out)
 
     def centres(self, out: Tensor) -> Tensor:
