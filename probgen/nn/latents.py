@@ -38,6 +38,8 @@ HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 WIDEST = 7.0
 #: steps and hidden units of the flows of guides and priors
 STEPS, HIDDEN, BINS = 2, 64, 8
+#: draws from which moments of a flow are taken
+POINTS = 4096
 
 
 @dataclass
@@ -278,6 +280,14 @@ class FlowPrior(nn.Module):
         """As a distribution of Pyro, batch shape (n,), event shape (L,)."""
         return _Prior(self, n, like)
 
+    @torch.no_grad()
+    def points(self, count: int) -> Tensor:
+        """Draws (count, L) that cover the prior evenly, the same at each call."""
+        like = next(self.parameters())
+        engine = torch.quasirandom.SobolEngine(self.size, scramble=True, seed=0)
+        u = engine.draw(count, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)
+        return self.warp.back(torch.special.ndtri(u).to(like).T).T
+
 
 class _Prior(TorchDistribution):
     """A `FlowPrior` as a distribution."""
@@ -292,6 +302,16 @@ class _Prior(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         return self.own.log_prob(value)
+
+    @property
+    def mean(self) -> Tensor:
+        """(n, L), from `POINTS` draws of the prior, as the variance."""
+        return self.own.points(POINTS).mean(0).expand(self.batch_shape + self.event_shape)
+
+    @property
+    def variance(self) -> Tensor:
+        spread = self.own.points(POINTS).var(0, correction=0)
+        return spread.expand(self.batch_shape + self.event_shape)
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         shape = sample_shape + self.batch_shape + self.event_shape
