@@ -23,7 +23,7 @@ from torch.distributions import constraints
 from probgen.batch import Batch
 from probgen.conditionals import Conditionals, Drawn, Levels, Reals, atom_slots, unseen_rows
 from probgen.family import Family
-from probgen.nn.cells import Cells
+from probgen.nn.cells import Cells, picked
 from probgen.nn.convolutions import Picture, coders
 from probgen.nn.factors import Factors, ridge
 from probgen.nn.heads import CodeHead, CountHead, Heads, RealHead
@@ -189,7 +189,7 @@ class Autoencoder(Family):
     def _rows(self, out: Tensor, x: Tensor, seen: Tensor) -> Tensor:
         """Log density (..., n) of the seen cells of rows x (n, m) under outputs."""
         cells = self.heads.log_probs(out, x)
-        return torch.where(seen, cells, torch.zeros_like(cells)).sum(-1)
+        return torch.where(seen, cells, 0.0).sum(-1)
 
     # --- training -------------------------------------------------------------------
 
@@ -239,13 +239,7 @@ class Autoencoder(Family):
         """Outputs on the scale of encoded cells, so that one scale can serve all columns."""
         for head, own in self.heads.split(outputs):
             if isinstance(head, RealHead):
-                place, k = head.centre_of(own), head.parts
-                head.centre.zero_()
-                head.scale.fill_(1.0)
-                head.floor.fill_(LEAST)
-                own[..., k : 2 * k] = place[..., None]
-                own[..., 2 * k : 3 * k] = 0.0
-                own[..., 3 * k :] = 0.0
+                head.alike(own, LEAST)
         return outputs
 
     def begin_epoch(self, epoch: int) -> None:
@@ -326,7 +320,7 @@ class Autoencoder(Family):
             some = torch.rand(len(x), 2, device=x.device, dtype=x.dtype)
             hidden = torch.where(some[:, 0] < self.bound.masked, some[:, 1], 0.0)
             luck = torch.rand(len(x), 1 + max(columns), device=x.device, dtype=x.dtype)
-            seen = seen & (luck[:, columns] >= hidden[:, None])
+            seen = seen & (picked(luck, columns) >= hidden[:, None])
         return x, seen, self._corrupted(x)
 
     def _redrawn(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
