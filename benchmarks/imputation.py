@@ -131,11 +131,11 @@ def score_mixed(data: Path, names: list[str], **changes: object) -> None:
             filled["column centre"] = holed.fillna(centre)
             print(f"{name}, {share} hidden, mixture {seconds:.0f} s", flush=True)
             for way, own in filled.items():
-                real, wrong = _errors(own.astype(float), table, scored, kinds)
+                real, wrong = errors(own.astype(float), table, scored, kinds)
                 print(f"  {way:14s} numbers {real:.3f} sd, discrete {wrong:.3f} wrong")
 
 
-def _errors(
+def errors(
     filled: pd.DataFrame, table: pd.DataFrame, scored: np.ndarray, kinds: dict[str, str]
 ) -> tuple[float, float]:
     """Root mean squared error in standard deviations over real cells; share of wrong others."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -24,9 +24,11 @@ from probgen.batch import Batch
 from probgen.conditionals import Conditionals, Drawn, Levels, Reals, atom_slots, unseen_rows
 from probgen.family import Family
 from probgen.nn.cells import Cells
-from probgen.nn.convolutions import Picture, coders
+from probgen.nn.convolutions import coders
+from probgen.nn.factors import Factors, ridge
 from probgen.nn.heads import CodeHead, CountHead, Heads, RealHead
 from probgen.nn.latents import (
+    WIDEST,
     FlowPrior,
     Guide,
     GuideKind,
@@ -36,6 +38,8 @@ from probgen.nn.latents import (
     Prior,
     PriorKind,
 )
+from probgen.nn.linear_start import LinearStart, log_scale
+from probgen.nn.pixels import Picture
 from probgen.queries.noise import Stream
 from probgen.schema import Schema
 
@@ -45,6 +49,8 @@ BoundKind: TypeAlias = Literal["elbo", "iwae"]
 Scale: TypeAlias = Literal["cell", "column", "table"]
 #: latents of a row over which its unseen cells are averaged, and values of each for a count
 PARTICLES, VALUES = 64, 4
+#: rows that training starts from
+STARTED = 5_000
 #: numbers in the widest intermediate: 4 MB of float64
 WIDE = 2**19
 #: smallest scale of a cell relative to that of its column: no density grows without bound
@@ -193,6 +199,7 @@ class Autoencoder(Family):
         """Start about independent columns: every head gives its marginal."""
         assert batch.x is not None  # training rows are there
         x = self._redrawn(batch.x, generator)
+        batch = replace(batch, x=x)
         self.encoder.start(x, batch.seen, batch.weight)
         if self.context is not None and batch.context is not None:
             on = torch.ones_like(batch.context, dtype=torch.bool)
@@ -200,13 +207,35 @@ class Autoencoder(Family):
         outputs = self.heads.start(x, batch.seen, batch.weight)
         if self.scale == "table":
             outputs = self._alike(outputs)
-        self.decoder.start(outputs)
+        outputs = self._linear(batch, outputs, generator)
         if self.spread is not None:
             self.spread.copy_(outputs if self.scale == "column" else outputs[self.spreads].mean())
         if isinstance(self.prior, MixturePrior):
             pick = torch.randint(len(batch), (len(self.prior.rows),), generator=generator)
             pick = pick.to(batch.seen.device)
             self.prior.rows.copy_(self.encoder.read(x[pick], batch.seen[pick]))
+
+    def _linear(self, batch: Batch, outputs: Tensor, generator: torch.Generator) -> Tensor:
+        """Start decoder and guide at factor analysis of some rows; the outputs of its centre."""
+        n, size = len(batch), self.latents
+        few = torch.randperm(n, generator=generator)[: Factors.rows(size, min(n, STARTED))]
+        some = batch.take(few.to(batch.seen.device))
+        x, about = _values(some), self._about(some)
+        cells = LinearStart.of(self.heads, x, some.seen, some.weight)
+        slope = outputs.new_zeros(self.heads.width, 0)
+        if about is not None:
+            given, cells = cells.regress(about)
+            slope = cells.slopes(given.T, self.heads.width)
+        found = cells.factors(size, self.scale == "table")
+        slope = torch.cat([cells.slopes(found.loadings, self.heads.width), slope], 1)
+        outputs = cells.tightened(outputs, found.own)
+        self.decoder.start(outputs, slope)
+        if self.encoder.direct:
+            inputs = self.encoder(self.encoder.read(x, some.seen), about)
+            inputs = inputs[:, -self.encoder.direct :].double()
+            line = torch.cat([found.mean, log_scale(found.variance, WIDEST)], 1)
+            self.posterior.start(*ridge(inputs, line, cells.weight))
+        return outputs
 
     def _alike(self, outputs: Tensor) -> Tensor:
         """Outputs on the scale of encoded cells, so that one scale can serve all columns."""

@@ -148,7 +148,7 @@ class LogisticHead(CodeHead):
         counts.scatter_add_(1, x.long().clamp(0, self.size).T, mass.T.contiguous())
         below = (counts[:, : self.size] + LEVEL_ROWS / self.size).cumsum(1)
         below = (below / below[:, -1:])[:, :-1]
-        end = self._low(torch.arange(1, self.size, device=x.device, dtype=x.dtype))
+        end = self.standard(torch.arange(1, self.size, device=x.device, dtype=x.dtype) - 0.5)
         share = below * (1 - below)
         share = share / share.sum(1, keepdim=True)
         middle, logit = (share * end).sum(1, keepdim=True), below.logit()
@@ -160,9 +160,9 @@ class LogisticHead(CodeHead):
         log_scale = WIDEST * torch.atanh((log_scale / WIDEST).clamp(-0.99, 0.99))
         return torch.cat([place, log_scale], 1)
 
-    def _low(self, code: Tensor) -> Tensor:
-        """Lower ends of the cells of codes."""
-        return (code - 0.5) * self.step - 1
+    def standard(self, x: Tensor) -> Tensor:
+        """Codes on the scale of the places."""
+        return x * self.step - 1
 
     def _logistic(self, out: Tensor) -> tuple[Tensor, Tensor]:
         """Places and scales (...) by outputs (..., width)."""
@@ -174,7 +174,7 @@ class LogisticHead(CodeHead):
 
     def _log_mass(self, out: Tensor, x: Tensor) -> Tensor:
         place, scale = self._logistic(out)
-        low = (place - self._low(x)) / scale
+        low = (place - self.standard(x - 0.5)) / scale
         width = self.step / scale
         first, last = x <= 0, x >= self.size - 1
         below = torch.where(last, 0.0, logsigmoid(width - low))

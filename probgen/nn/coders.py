@@ -5,7 +5,7 @@ Encoders and decoders of other architectures have the attributes and methods of 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.nn.functional import dropout
 from probgen.columns import Slot
 from probgen.nn.cells import Cells
 from probgen.nn.heads import Heads
+from probgen.nn.pixels import PixelCells
 
 __all__ = ["DenseDecoder", "DenseEncoder", "Layers"]
 
@@ -49,6 +50,9 @@ class DenseEncoder(nn.Module):
         Numbers of a row that the first layer reads, the context aside.
     width : int
         Of what comes out.
+    direct : int
+        How many of the last of these are the inputs themselves, so that a guide may be linear
+        in them.
     """
 
     def __init__(
@@ -57,15 +61,16 @@ class DenseEncoder(nn.Module):
         context: int,
         hidden: Sequence[int],
         share: float = 0.0,
-        ranks: Collection[int] = (),
+        cells: Cells | PixelCells | None = None,
     ) -> None:
         super().__init__()
-        self.cells = Cells(slots, ranks)
+        self.cells = cells or Cells(slots)
         self.features, self.context = self.cells.width, context
-        self.layers = Layers(self.features + context, hidden, share)
-        self.width = self.layers.width
+        self.direct = self.features + context
+        self.layers = Layers(self.direct, hidden, share)
+        self.width = self.direct + (self.layers.width if hidden else 0)
         #: numbers of a row in the widest layer
-        self.widest = max(self.features, *hidden, 1)
+        self.widest = max(self.width, *hidden, 1)
 
     def start(self, x: Tensor, seen: Tensor, weight: Tensor) -> None:
         """Read the scales of training rows x (n, m)."""
@@ -81,7 +86,9 @@ class DenseEncoder(nn.Module):
             if about is None:  # a pseudo-row: in the middle of the contexts
                 about = features.new_zeros(len(features), self.context)
             features = torch.cat([features, about], 1)
-        return self.layers(features)
+        if self.width == self.direct:
+            return features
+        return torch.cat([self.layers(features), features], 1)
 
 
 class DenseDecoder(nn.Module):
@@ -110,10 +117,11 @@ class DenseDecoder(nn.Module):
             if self.last is not None:
                 self.last.weight *= 0.1
 
-    def start(self, outputs: Tensor) -> None:
-        """Start about outputs (width,) that give the marginals."""
+    def start(self, outputs: Tensor, slope: Tensor) -> None:
+        """Start about outputs (width,), with slopes (width, L + context) of the line."""
         with torch.no_grad():
             self.line.bias.copy_(outputs)
+            self.line.weight.copy_(slope)
 
     def forward(self, z: Tensor, about: Tensor | None) -> Tensor:
         """Outputs (n, width) at latents z (n, L) and features of the context (n, context)."""

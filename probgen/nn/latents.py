@@ -137,6 +137,20 @@ class Guide(nn.Module):
             Warp("realnvp", size, features, 2 * STEPS, (HIDDEN, HIDDEN)) if warped else None
         )
 
+    @torch.no_grad()
+    def start(self, slope: Tensor, level: Tensor) -> None:
+        """Means and log scales as straight lines in the last of the features.
+
+        Slopes (direct, 2 L) and levels (2 L,); what the other features say starts small.
+        """
+        direct = len(slope)
+        self.line.weight.mul_(0.1)
+        self.line.weight[:, self.line.in_features - direct :] = 0.0
+        self.line.weight[: 2 * self.size, self.line.in_features - direct :] = slope.T.to(
+            self.line.weight
+        )
+        self.line.bias[: 2 * self.size] = level.to(self.line.bias)
+
     def forward(self, h: Tensor) -> Posterior:
         """The distribution of the latents of rows with features h (n, features)."""
         n, size = len(h), self.size

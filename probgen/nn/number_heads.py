@@ -65,6 +65,10 @@ class MixtureHead(Head):
         scale = floor + (6.0 * torch.tanh(log_scale / 6.0) + stretch).exp()
         return logits.log_softmax(-1), move[..., :1] + place * stretch.exp(), scale
 
+    def standard(self, x: Tensor) -> Tensor:
+        """Cells on the scale of the parts, before centring."""
+        return x
+
     def _marginal(self, value: Tensor, seen: Tensor, weight: Tensor) -> Tensor:
         """Outputs (g, width) whose mixtures are fitted to the columns value (n, g)."""
         k = self.parts - (self.parts > 2)
@@ -158,6 +162,9 @@ class CountHead(MixtureHead):
         n = len(x)
         step = torch.arange(n, dtype=x.dtype, device=x.device)[:, None] * 0.6180339887498949
         return self._marginal((x + 0.5 + step.remainder(1.0)).log(), seen, weight)
+
+    def standard(self, x: Tensor) -> Tensor:
+        return x.clamp_min(0.0).log1p()
 
     def log_prob(self, out: Tensor, x: Tensor) -> Tensor:
         logits, place, scale = self.mixture(out)
