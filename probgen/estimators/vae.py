@@ -14,6 +14,7 @@ from probgen.batch import Batch
 from probgen.door import check_settings
 from probgen.errors import SchemaError, message
 from probgen.estimators import images
+from probgen.estimators.features import LatentFeatures
 from probgen.estimators.network import NetworkDensity
 from probgen.families.autoencoder import Autoencoder, Bound, BoundKind, Scale
 from probgen.family import Family
@@ -30,7 +31,7 @@ PARTICLES = 8
 
 
 @dataclass(eq=False, repr=False)
-class VAE(NetworkDensity):
+class VAE(LatentFeatures, NetworkDensity):
     """A variational autoencoder of a mixed table: a latent point a row, cells given it.
 
     A row is a point z of a small latent space, seen through a network that says how each cell
@@ -104,6 +105,9 @@ class VAE(NetworkDensity):
 
     Notes
     -----
+    In a pipeline of scikit-learn it is a transformer: `transform` gives the means of the latents
+    as features.
+
     Columns named in ``fit(table, given=[...])`` are conditioned on and never modelled: guide and
     decoder read them. A column of labels that few rows have is a column with holes: rows without
     label train the rest (semi-supervised learning), and `impute` or ``log_prob(given=)``

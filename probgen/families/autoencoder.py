@@ -196,10 +196,9 @@ class Autoencoder(Family):
 
     @torch.no_grad()
     def start(self, batch: Batch, generator: torch.Generator) -> None:
-        """Start about independent columns: every head gives its marginal."""
+        """Start at factor analysis of the cells; about it, every head gives its marginal."""
         assert batch.x is not None  # training rows are there
         x = self._redrawn(batch.x, generator)
-        batch = replace(batch, x=x)
         self.encoder.start(x, batch.seen, batch.weight)
         if self.context is not None and batch.context is not None:
             on = torch.ones_like(batch.context, dtype=torch.bool)
@@ -207,7 +206,7 @@ class Autoencoder(Family):
         outputs = self.heads.start(x, batch.seen, batch.weight)
         if self.scale == "table":
             outputs = self._alike(outputs)
-        outputs = self._linear(batch, outputs, generator)
+        outputs = self._linear(replace(batch, x=x), outputs, generator)
         if self.spread is not None:
             self.spread.copy_(outputs if self.scale == "column" else outputs[self.spreads].mean())
         if isinstance(self.prior, MixturePrior):
@@ -289,7 +288,7 @@ class Autoencoder(Family):
         else:
             cells = (log_q - self.prior.log_prob(z)).mean(0)[:, None]
         free = self.bound.free_bits
-        if free and self.training:
+        if free:  # held-out rows too: the state that is kept must be one that free bits allow
             share = batch.scale / batch.total
             mean = (cells * share).sum(0) if isinstance(share, float) else share @ cells
             least = free * self.latents / cells.shape[1]
@@ -324,10 +323,10 @@ class Autoencoder(Family):
         if self.noise:
             x = x + self.noise * torch.randn_like(x) * self._of_kind("real", x)
         if self.bound.masked:
-            columns = torch.tensor([slot.column for slot in self.schema.slots], device=x.device)
+            columns = [slot.column for slot in self.schema.slots]  # in Python: graphs need sizes
             some = torch.rand(len(x), 2, device=x.device, dtype=x.dtype)
             hidden = torch.where(some[:, 0] < self.bound.masked, some[:, 1], 0.0)
-            luck = torch.rand(len(x), 1 + int(columns.max()), device=x.device, dtype=x.dtype)
+            luck = torch.rand(len(x), 1 + max(columns), device=x.device, dtype=x.dtype)
             seen = seen & (luck[:, columns] >= hidden[:, None])
         return x, seen, self._corrupted(x)
 

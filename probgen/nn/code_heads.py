@@ -148,7 +148,7 @@ class LogisticHead(CodeHead):
         counts.scatter_add_(1, x.long().clamp(0, self.size).T, mass.T.contiguous())
         below = (counts[:, : self.size] + LEVEL_ROWS / self.size).cumsum(1)
         below = (below / below[:, -1:])[:, :-1]
-        end = self.standard(torch.arange(1, self.size, device=x.device, dtype=x.dtype) - 0.5)
+        end = self._low(torch.arange(1, self.size, device=x.device, dtype=x.dtype))
         share = below * (1 - below)
         share = share / share.sum(1, keepdim=True)
         middle, logit = (share * end).sum(1, keepdim=True), below.logit()
@@ -161,8 +161,12 @@ class LogisticHead(CodeHead):
         return torch.cat([place, log_scale], 1)
 
     def standard(self, x: Tensor) -> Tensor:
-        """Codes on the scale of the places."""
+        """Codes on the scale of places, from -1 to 1."""
         return x * self.step - 1
+
+    def _low(self, code: Tensor) -> Tensor:
+        """Lower ends of the cells of codes."""
+        return (code - 0.5) * self.step - 1
 
     def _logistic(self, out: Tensor) -> tuple[Tensor, Tensor]:
         """Places and scales (...) by outputs (..., width)."""
@@ -174,7 +178,7 @@ class LogisticHead(CodeHead):
 
     def _log_mass(self, out: Tensor, x: Tensor) -> Tensor:
         place, scale = self._logistic(out)
-        low = (place - self.standard(x - 0.5)) / scale
+        low = (place - self._low(x)) / scale
         width = self.step / scale
         first, last = x <= 0, x >= self.size - 1
         below = torch.where(last, 0.0, logsigmoid(width - low))

@@ -5,6 +5,7 @@ Encoders and decoders of other architectures have the attributes and methods of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -16,7 +17,7 @@ from probgen.nn.cells import Cells
 from probgen.nn.heads import Heads
 from probgen.nn.pixels import PixelCells
 
-__all__ = ["DenseDecoder", "DenseEncoder", "Layers"]
+__all__ = ["DenseDecoder", "DenseEncoder", "Layers", "beside"]
 
 
 class Layers(nn.Module):
@@ -41,6 +42,13 @@ class Layers(nn.Module):
         return h
 
 
+def beside(h: Tensor | None, inputs: Tensor) -> Tensor:
+    """What hidden layers make of inputs (n, c), if there are some, and the inputs themselves."""
+    # a step of Adam moves all weights alike: of many inputs, that would be a leap
+    direct = inputs / math.sqrt(max(1, inputs.shape[1]))
+    return direct if h is None else torch.cat([h, direct], 1)
+
+
 class DenseEncoder(nn.Module):
     """From the seen cells of rows to features that a guide reads.
 
@@ -51,8 +59,8 @@ class DenseEncoder(nn.Module):
     width : int
         Of what comes out.
     direct : int
-        How many of the last of these are the inputs themselves, so that a guide may be linear
-        in them.
+        How many of the last of these are the inputs themselves, scaled, so that a guide may be
+        linear in them.
     """
 
     def __init__(
@@ -86,9 +94,7 @@ class DenseEncoder(nn.Module):
             if about is None:  # a pseudo-row: in the middle of the contexts
                 about = features.new_zeros(len(features), self.context)
             features = torch.cat([features, about], 1)
-        if self.width == self.direct:
-            return features
-        return torch.cat([self.layers(features), features], 1)
+        return beside(self.layers(features) if self.layers.each else None, features)
 
 
 class DenseDecoder(nn.Module):

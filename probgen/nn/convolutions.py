@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from probgen.columns import Slot
-from probgen.nn.coders import DenseDecoder, DenseEncoder, Layers
+from probgen.nn.coders import DenseDecoder, DenseEncoder, Layers, beside
 from probgen.nn.heads import Heads
 from probgen.nn.pixels import Picture, PixelCells
 
@@ -93,7 +93,7 @@ class ConvEncoder(nn.Module):
                 about = features.new_zeros(n, self.context)
             features = torch.cat([features, about], 1)
         wide = self.layers(torch.cat([h.flatten(1), features[:, 2 * self.held :]], 1))
-        return torch.cat([wide, features], 1)
+        return beside(wide, features)
 
 
 class ConvDecoder(nn.Module):

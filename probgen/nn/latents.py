@@ -38,6 +38,8 @@ HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 WIDEST = 7.0
 #: steps and hidden units of the flows of guides and priors
 STEPS, HIDDEN, BINS = 2, 64, 8
+#: draws from which moments of a flow are taken
+POINTS = 4096
 
 
 @dataclass
@@ -201,7 +203,7 @@ class _Warped(TorchDistribution):
 
     def from_noise(self, noise: Tensor) -> Tensor:
         """The draw that standard normal noise is mapped to."""
-        self._last = self.own.draw(noise)
+        self._last = self.own.draw(noise.to(self.own.mean.dtype))
         return self._last[0]
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -278,6 +280,14 @@ class FlowPrior(nn.Module):
         """As a distribution of Pyro, batch shape (n,), event shape (L,)."""
         return _Prior(self, n, like)
 
+    @torch.no_grad()
+    def points(self, count: int) -> Tensor:
+        """Draws (count, L) that cover the prior evenly, the same at each call."""
+        like = next(self.parameters())
+        engine = torch.quasirandom.SobolEngine(self.size, scramble=True, seed=0)
+        u = engine.draw(count, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)
+        return self.warp.back(torch.special.ndtri(u).to(like).T).T
+
 
 class _Prior(TorchDistribution):
     """A `FlowPrior` as a distribution."""
@@ -293,14 +303,25 @@ class _Prior(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         return self.own.log_prob(value)
 
+    @property
+    def mean(self) -> Tensor:
+        """(n, L), from `POINTS` draws of the prior, as the variance."""
+        return self.own.points(POINTS).mean(0).expand(self.batch_shape + self.event_shape)
+
+    @property
+    def variance(self) -> Tensor:
+        spread = self.own.points(POINTS).var(0, correction=0)
+        return spread.expand(self.batch_shape + self.event_shape)
+
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         shape = sample_shape + self.batch_shape + self.event_shape
         return self.from_noise(torch.randn(shape, dtype=self.like.dtype, device=self.like.device))
 
     def from_noise(self, noise: Tensor) -> Tensor:
         """The draw that standard normal noise is mapped to."""
+        flat = noise.to(self.like.dtype).reshape(-1, self.own.size)
         with torch.no_grad():
-            found = self.own.warp.back(noise.reshape(-1, self.own.size).T)
+            found = self.own.warp.back(flat.T)
         return found.T.reshape(noise.shape)
 
 

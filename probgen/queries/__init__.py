@@ -6,18 +6,31 @@ may run in several threads; everything that runs the pair is inside one guarded 
 
 from probgen.queries.companion import Companion
 from probgen.queries.density import Estimate, log_prob, log_prob_given
+from probgen.queries.divergences import (
+    ACTIVE,
+    Divergences,
+    Moments,
+    latent_divergences,
+    latent_moments,
+)
 from probgen.queries.draws import Predictive, draw_globals, encoded
 from probgen.queries.intervals import estimate_draws, interval, log_prob_draws
 from probgen.queries.latents import latent, reconstruct
 from probgen.queries.masked import log_prob_masked, masked
 from probgen.queries.pairs import log_pairs
+from probgen.queries.particles import MOST, PARTICLES
 from probgen.queries.resampling import Drawn
 from probgen.queries.sampling import draw, sample
 
 __all__ = [
+    "MOST",
+    "PARTICLES",
+    "ACTIVE",
     "Companion",
+    "Divergences",
     "Drawn",
     "Estimate",
+    "Moments",
     "Predictive",
     "draw",
     "draw_globals",
@@ -25,6 +38,8 @@ __all__ = [
     "estimate_draws",
     "interval",
     "latent",
+    "latent_divergences",
+    "latent_moments",
     "log_pairs",
     "log_prob",
     "log_prob_draws",

@@ -138,6 +138,10 @@ def keyed_sample(distribution: td.Distribution, keys: Tensor, name: str) -> Tens
 
 
 def _draw(d: td.Distribution, stream: Stream, shape: torch.Size) -> Tensor:
+    own = getattr(d, "from_noise", None)
+    if own is not None:  # the image of standard normal noise
+        drawn: Tensor = own(stream.normal(shape))
+        return drawn
     for kinds, rule in _RULES:
         if isinstance(d, kinds):
             return rule(d, stream, shape)

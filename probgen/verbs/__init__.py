@@ -9,10 +9,13 @@ from probgen.verbs.oddity import Oddity
 from probgen.verbs.parameters import Parameters
 from probgen.verbs.relations import Relations
 from probgen.verbs.scoring import Scoring
+from probgen.verbs.structure import Structure
 from probgen.verbs.trust import Trust
 
 __all__ = ["Extra", "Unseen", "Verbs"]
 
 
-class Verbs(Oddity, Scoring, Events, Generating, Imputing, Relations, Latents, Parameters, Trust):
+class Verbs(
+    Oddity, Scoring, Events, Generating, Imputing, Relations, Structure, Latents, Parameters, Trust
+):
     """The questions; `probgen.Density` adds fitting and scikit-learn's conventions."""

@@ -7,16 +7,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from probgen import queries
 from probgen.batch import Batch
 from probgen.errors import NotSupported, SchemaError, message
+from probgen.family import Family
 from probgen.queries.hidden import holes
 from probgen.table import encode
 from probgen.verbs.base import Asked, Extra, Unseen
 
-__all__ = ["Latents"]
+__all__ = ["Latents", "flat"]
 
 
 class Latents(Asked):
@@ -46,8 +48,8 @@ class Latents(Asked):
                 parts = {}
                 for name, both in queries.latent(self._predictive(), batch).items():
                     for suffix, value in zip(("", ".sd"), both, strict=True):
-                        flat = value.reshape(len(batch), -1)
-                        parts |= {f"{name}[{i}]{suffix}": flat[:, i] for i in range(flat.shape[1])}
+                        wide = flat(value)
+                        parts |= {f"{name}[{i}]{suffix}": wide[:, i] for i in range(wide.shape[1])}
         return pd.DataFrame(
             {name: value.cpu().numpy() for name, value in parts.items()}, index=encoded.index
         )
@@ -66,6 +68,42 @@ class Latents(Asked):
             ))  # fmt: skip
         return codes
 
+    def _places(self, batch: Batch) -> tuple[dict[str, torch.Tensor], bool]:
+        """Latents of rows that the family decodes, and whether they are codes.
+
+        Codes hold the real cells of a row; other latents, here their means, all its cells.
+        """
+        codes = self._codes(batch)
+        if codes is not None:
+            return codes, True
+        if type(self.members_[0]).decoded is Family.decoded:
+            raise NotSupported(message(
+                f"rows from latents of a {type(self).__name__}",
+                "a family whose rows are decoded from points, such as a VAE or a flow",
+                "ask a VAE or a Flow",
+            ))  # fmt: skip
+        found = queries.latent(self._predictive(), batch)
+        return {name: mean for name, (mean, _) in found.items()}, False
+
+    def _decoded(
+        self, batch: Batch, places: dict[str, torch.Tensor], coded: bool
+    ) -> NDArray[np.float64]:
+        """Encoded rows (n, m) at latents of the first restart."""
+        x = self.members_[0].decoded(batch, places)
+        assert x is not None  # `_places` has looked
+        if coded:  # a cell beside an atom has no value
+            x = torch.where(batch.seen, x, 0.0)
+        return x.double().cpu().numpy()
+
+    def _decoded_along(
+        self, parts: list[NDArray[np.float64]], rows: pd.Index, labels: dict[str, Any]
+    ) -> pd.DataFrame:
+        """Encoded versions (n, m) of rows, indexed by row and the labels of the version."""
+        x = np.stack(parts, 1).reshape(len(rows) * len(parts), parts[0].shape[1])
+        flat = rows.to_flat_index().repeat(len(parts))
+        own = [np.tile(np.asarray(label), len(rows)) for label in labels.values()]
+        return self._decode(x, pd.MultiIndex.from_arrays([flat, *own], names=["row", *labels]))
+
     def reconstruct(
         self,
         table: Any,
@@ -75,62 +113,65 @@ class Latents(Asked):
     ) -> pd.DataFrame:
         """The rows as the model sees them, through their latents and back.
 
-        With `latent`, a frame as `latent` gives it, perhaps changed: the real cells of each row
-        are those that have these codes, given its other cells; for flows.
+        Parameters
+        ----------
+        table : data frame of n rows
+            Holes are allowed where the guide takes them, as that of a `VAE`: they come back
+            filled.
+        unseen, extra
+            As in `log_prob`.
+        latent : data frame of n rows, optional
+            Latents in place of those of the rows, as `latent` gives them, perhaps changed; row
+            by row, whatever its index. Columns other than the places (``.sd``) do not matter.
+
+        Returns
+        -------
+        data frame
+            On the index of the table, fitted columns and dtypes. Without `latent`, values that
+            stand for each cell (mean, or likeliest level), averaged over the guide's latents.
+            With `latent`, what stands for the cells at that one point. A flow takes the real
+            cells only from the codes, all others from the table.
+
+        Raises
+        ------
+        NotSupported
+            If the family has no latents; with `latent`, if it decodes no points.
+        SchemaError
+            If `latent` lacks rows or columns, or holds no finite numbers.
+
+        References
+        ----------
+        Vincent, Larochelle, Lajoie, Bengio and Manzagol (2010), Stacked denoising
+        autoencoders, JMLR 11.
         """
         check_is_fitted(self)
         encoded = encode(table, self.schema_, unseen=unseen, extra=extra)
         batch = self._batch(encoded, self._device)
         with torch.no_grad():
             codes = self._codes(batch)
-            if codes is not None:
-                x = self.members_[0].decoded(batch, self._with_codes(codes, latent))
-                assert x is not None  # a family with codes decodes them
-                x = torch.where(batch.seen, x, 0.0)
+            if codes is None and latent is None:
+                x = self.members_[0].reconstruct(batch)
+                if x is None:
+                    x = queries.reconstruct(self._predictive(), batch)
                 return self._decode(x.cpu().numpy(), encoded.index)
-            self._require_codes(latent is None)
-            x = self.members_[0].reconstruct(batch)
-            if x is None:
-                x = queries.reconstruct(self._predictive(), batch)
-        return self._decode(x.cpu().numpy(), encoded.index)
-
-    def _with_codes(
-        self, codes: dict[str, torch.Tensor], latent: pd.DataFrame | None
-    ) -> dict[str, torch.Tensor]:
-        """The codes of a frame, in the places of those of the rows."""
-        if latent is None:
-            return codes
-        found = {}
-        for name, own in codes.items():
-            wanted = [f"{name}[{i}]" for i in range(own.shape[1])]
-            if not set(wanted) <= set(latent.columns) or len(latent) != len(own):
-                raise SchemaError(message(
-                    f"latent of {len(latent)} rows with columns {list(latent.columns)}",
-                    f"{len(own)} rows with columns {wanted}", "pass what latent(table) gave",
-                ))  # fmt: skip
-            value = torch.from_numpy(latent[wanted].to_numpy(np.float64, copy=True))
-            found[name] = value.to(own)
-        return found
-
-    def _require_codes(self, have: bool) -> None:
-        if not have:
-            raise NotSupported(message(
-                f"rows from codes of a {type(self).__name__}",
-                "a family whose rows are images of points, such as a flow",
-                "ask a Flow",
-            ))  # fmt: skip
+            places, coded = self._places(batch) if codes is None else (codes, True)
+            cells = self._decoded(batch, _replaced(places, latent, coded), coded)
+        return self._decode(cells, encoded.index)
 
     def interpolate(self, table: Any, other: Any, steps: int = 5) -> pd.DataFrame:
         """Rows on the way from each row of one table to the row beside it in another.
 
-        The way is a straight line between the points of the base that the rows are images of;
-        the rows on it have the cells that are not real of `table`, as have their atoms.
+        The way is a straight line between the latents of the two rows: the means that `latent`
+        gives, decoded whole, or the codes of a flow. Rows between codes have the cells that are
+        not real of `table`, as have their atoms.
 
         Parameters
         ----------
-        table, other : data frames of n rows, without holes
+        table, other : data frames of n rows
+            Without holes for a flow.
         steps : int
-            Rows of each way, both ends included; at least 2.
+            Rows of each way, both ends included; at least 2. The ends are the rows as the
+            model sees them: those of the tables exactly for a flow only.
 
         Returns
         -------
@@ -140,7 +181,7 @@ class Latents(Asked):
         Raises
         ------
         NotSupported
-            If rows of the family are no images of points, or have holes.
+            If the family decodes no points, or rows of a flow have holes.
         SchemaError
             If the tables differ in length.
         """
@@ -152,19 +193,43 @@ class Latents(Asked):
                 f"{len(first)} and {len(last)} rows, steps={steps}",
                 "as many rows in both, and at least 2 steps", "pass rows that go together",
             ))  # fmt: skip
+        shares, parts = np.linspace(0.0, 1.0, steps), []
         with torch.no_grad():
-            start, end = self._codes(first), self._codes(last)
-            self._require_codes(start is not None and end is not None)
-            assert start is not None and end is not None  # just looked at
-            shares, parts = np.linspace(0.0, 1.0, steps), []
+            (start, coded), (end, _) = self._places(first), self._places(last)
             for share in shares:
                 # where one end has no point the other one stays
-                codes = {name: torch.lerp(z.where(~z.isnan(), end[name]),
-                                          end[name].where(~end[name].isnan(), z), float(share))
-                         for name, z in start.items()}  # fmt: skip
-                x = self.members_[0].decoded(first, codes)
-                assert x is not None  # a family with codes decodes them
-                parts.append(torch.where(first.seen, x, 0.0).cpu().numpy())
-        rows = np.stack(parts, 1).reshape(len(first) * steps, -1)
-        index = pd.MultiIndex.from_product([both[0].index, shares], names=["row", "share"])
-        return self._decode(rows, index)
+                places = {name: torch.lerp(z.where(~z.isnan(), end[name]),
+                                           end[name].where(~end[name].isnan(), z), float(share))
+                          for name, z in start.items()}  # fmt: skip
+                parts.append(self._decoded(first, places, coded))
+        return self._decoded_along(parts, both[0].index, {"share": shares})
+
+
+def flat(value: torch.Tensor) -> torch.Tensor:
+    """Latents (n, ...) as (n, dimensions)."""
+    return value.flatten(1) if value.dim() > 1 else value[:, None]
+
+
+def _replaced(
+    places: dict[str, torch.Tensor], latent: pd.DataFrame | None, coded: bool
+) -> dict[str, torch.Tensor]:
+    """The latents of a frame, in the places of those of the rows."""
+    if latent is None:
+        return places
+    found = {}
+    for name, own in places.items():
+        wanted = [f"{name}[{i}]" for i in range(flat(own).shape[1])]
+        if not set(wanted) <= set(latent.columns) or len(latent) != len(own):
+            raise SchemaError(message(
+                f"latent of {len(latent)} rows with columns {list(latent.columns)}",
+                f"{len(own)} rows with columns {wanted}", "pass what latent(table) gave",
+            ))  # fmt: skip
+        value = latent[wanted].to_numpy(np.float64, copy=True)
+        if not coded and not np.isfinite(value).all():  # a code is missing beside an atom
+            bad = int((~np.isfinite(value)).any(1).sum())
+            raise SchemaError(message(
+                f"{bad} row(s) of latent that are not finite", "finite numbers",
+                "pass what latent(table) gave, with finite changes",
+            ))  # fmt: skip
+        found[name] = torch.from_numpy(value).to(own).reshape(own.shape)
+    return found

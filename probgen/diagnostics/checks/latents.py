@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from probgen import queries
 from probgen.batch import Batch
@@ -17,17 +15,11 @@ from probgen.diagnostics.checks.evidence import Evidence, Scored
 from probgen.diagnostics.posterior import Fitted
 from probgen.diagnostics.report import Finding
 from probgen.errors import NotSupported
-from probgen.family import Family
-from probgen.queries.contraction import Plan, row_sites, survey, traced
-from probgen.queries.draws import Predictive, keyed, one_draw
-from probgen.session import guarded
+from probgen.queries import Predictive
 
 __all__ = ["collapsed", "components", "labels"]
 
 Floats = NDArray[np.float64]
-#: variance over rows of the posterior mean, in units of the prior variance, above which a
-#: latent dimension is active (Burda et al. 2016)
-ACTIVE = 0.01
 #: rows that are encoded, and draws of the globals under which they are
 ENCODED, DRAWS = 1000, 5
 
@@ -74,20 +66,14 @@ def collapsed(evidence: Evidence) -> Iterator[Finding]:
     rows = evidence.known or evidence.seen
     if rows is None or len(rows) < 2:
         return
-    found = _moments(evidence.model, rows.batch)
+    found = _latents(evidence.model, rows.batch)
     if not found:
         return
-    units, divergence = {}, {}
-    for site, (mean, sd, prior_mean, prior_sd) in found.items():
-        variance = np.maximum(prior_sd**2, 1e-300)
-        units[site] = (mean / prior_sd).var(0)
-        ratio = np.maximum(sd**2, 1e-300) / variance
-        kl = 0.5 * (ratio + (mean - prior_mean) ** 2 / variance - 1 - np.log(ratio))
-        divergence[site] = kl.mean(0)
-    names = [f"{site}[{i}]" if len(u) > 1 else site for site, u in units.items()
-             for i in range(len(u))]  # fmt: skip
-    active = np.concatenate(list(units.values())) > ACTIVE
-    kl = np.concatenate(list(divergence.values()))
+    sizes = {site: moments.mean.shape[1] for site, moments in found.items()}
+    names = [f"{site}[{i}]" if size > 1 else site for site, size in sizes.items()
+             for i in range(size)]  # fmt: skip
+    active = _array(torch.cat([m.activity for m in found.values()])) > queries.ACTIVE
+    kl = _array(torch.cat([m.divergence.mean(0) for m in found.values()]))
     dead = [name for name, on in zip(names, active, strict=True) if not on]
     details = {"active": dict(zip(names, active.tolist(), strict=True)),
                "kl": dict(zip(names, kl.tolist(), strict=True))}  # fmt: skip
@@ -100,8 +86,8 @@ def collapsed(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "collapsed latents", "fail", ("density",),
             f"{text}: the guide says the same of every row, so the latents explain nothing",
-            "train from other starts, raise the weight of the latents slowly, make the decoder "
-            "weaker, or leave them out", details,
+            "lower beta, or give the latents free_bits=0.5 or a warmup where the model has these; "
+            "train from other starts, make the decoder weaker, or leave the latents out", details,
         )  # fmt: skip
     elif dead:
         yield Finding(
@@ -112,54 +98,21 @@ def collapsed(evidence: Evidence) -> Iterator[Finding]:
         yield Finding("collapsed latents", "ok", ("density",), text, details=details)
 
 
-def _moments(model: Fitted, batch: Batch) -> dict[str, tuple[Floats, ...]]:
-    """Mean and sd (n, dims) of each continuous row latent of the guide, and of its prior."""
+def _array(value: torch.Tensor) -> Floats:
+    return value.double().cpu().numpy()
+
+
+def _latents(model: Fitted, batch: Batch) -> dict[str, queries.Moments]:
+    """Moments of the row latents of the first restart, on 1,000 rows at most."""
     family = model.members_[0]
     draws = {name: value[:DRAWS] for name, value in model._with_draws.draws[0].items()}
-    whole = batch.seen.all(1).nonzero()[:, 0][:ENCODED]  # hidden cells are no latents
-    if len(whole) < 2 or family.row_latents(batch.take(slice(0, 1))) is not None:
+    if len(batch) and family.importance(batch.take(slice(0, 1))) is None:
+        # the guide of such a family draws hidden cells too, which are no latents
+        batch = replace(batch.take(batch.seen.all(1).nonzero()[:, 0]), complete=True)
+    batch = batch.take(torch.arange(min(ENCODED, len(batch)), device=batch.seen.device))
+    if len(batch) < 2:
         return {}
-    some = keyed(replace(batch.take(whole), complete=True))
-    with torch.no_grad(), guarded(0):
-        plan = survey(family, some, one_draw(draws, 0))
-        if not plan.proposed:
-            return {}
-        prior = _prior(family, some, one_draw(draws, 0), plan)
     try:
-        found = queries.latent(Predictive([family], [draws]), some)
+        return queries.latent_moments(Predictive([family], [draws]), batch)
     except NotSupported:
         return {}
-    result = {}
-    for name, (mean, sd) in found.items():
-        if name in prior:
-            parts = (mean, sd, *prior[name])
-            result[name] = tuple(_flat(part, len(some)) for part in parts)
-    return result
-
-
-def _flat(value: Tensor, n: int) -> Floats:
-    return value.double().cpu().numpy().reshape(n, -1)
-
-
-def _prior(
-    family: Family, batch: Batch, values: dict[str, Tensor], plan: Plan
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """Mean and sd of each proposed site under the model, given what it depends on."""
-    guide = row_sites(traced(family.guide, batch, values, batch.key), observed=False)
-    drawn = {name: site["value"] for name, site in guide.items()}
-    sites = row_sites(traced(family.model, batch, {**values, **drawn}, batch.key))
-    found = {}
-    for name in plan.proposed & set(sites):
-        moments = _of(sites[name]["fn"])
-        if moments is not None and moments[0].shape == drawn[name].shape:
-            found[name] = moments
-    return found
-
-
-def _of(fn: Any) -> tuple[Tensor, Tensor] | None:
-    if getattr(fn.support, "is_discrete", False):
-        return None
-    try:
-        return fn.mean, fn.variance.sqrt()
-    except NotImplementedError:
-        return None
