@@ -24,7 +24,7 @@ from probgen.batch import Batch
 from probgen.conditionals import Conditionals, Drawn, Levels, Reals, atom_slots, unseen_rows
 from probgen.family import Family
 from probgen.nn.cells import Cells, picked
-from probgen.nn.convolutions import Picture, coders
+from probgen.nn.convolutions import coders
 from probgen.nn.factors import Factors, ridge
 from probgen.nn.heads import CodeHead, CountHead, Heads, RealHead
 from probgen.nn.latents import (
@@ -39,6 +39,7 @@ from probgen.nn.latents import (
     PriorKind,
 )
 from probgen.nn.linear_start import LinearStart, log_scale
+from probgen.nn.pixels import Picture
 from probgen.queries.noise import Stream
 from probgen.schema import Schema
 
