@@ -28,7 +28,7 @@ SHOWN = 20
 MASSES = (0.5, 0.9)
 #: draws of a prior that is no normal; width of the kernels of its density, by the spread of the
 #: draws; places a side
-DRAWN, WIDTH, PLACES = 4000, 0.14, 80
+DRAWN, WIDTH, PLACES = 6000, 0.08, 100
 
 
 def latents(

@@ -60,7 +60,7 @@ def test_contours_of_other_priors_hold_their_share():
     batch = model._batch(pg.table.encode(table, model.schema_), model._device)
     prior = pg.queries.latent_draws(model._predictive(), batch, 12)["z"].prior.numpy()
     order = [int(right.get_xlabel()[2]), int(right.get_ylabel()[2])]
-    density = gaussian_kde(prior[::2, order].T, 0.14)(prior[1::2, order].T)
+    density = gaussian_kde(prior[::2, order].T, 0.08)(prior[1::2, order].T)
     for level, mass in zip(right.collections[1].levels, (0.9, 0.5), strict=True):
         # four standard errors, and what the kernels widen
         assert (density > level).mean() == pytest.approx(mass, abs=4 * 0.5 / 2064**0.5 + 0.02)
