@@ -184,7 +184,7 @@ class Density(Verbs, DensityMixin, BaseEstimator):
         frame, weight, apart = hold_apart(frame, weight, calibration, seeds[2])
         schema = self._describe(weighted_rows(frame, weight), given)
         jitter = np.random.default_rng(seeds[0]) if self.dequantise else None
-        encoded = encode(frame, schema, jitter=jitter)
+        encoded = self._encode(frame, schema, jitter)
         require_rows(encoded)
         self._check(encoded)
         if not schema.context_slots:  # what is conditioned on tells rows apart
@@ -220,6 +220,12 @@ class Density(Verbs, DensityMixin, BaseEstimator):
     def _describe(self, frame: pd.DataFrame, given: Sequence[Hashable]) -> Schema:
         """What the columns of the table to fit are."""
         return self.schema or Schema.infer(frame, self.columns, given, self.dequantise)
+
+    def _encode(
+        self, frame: pd.DataFrame, schema: Schema, jitter: np.random.Generator | None
+    ) -> Encoded:
+        """The table to fit, as training reads it."""
+        return encode(frame, schema, jitter=jitter)
 
     @property
     def _traits(self) -> Family | type[Family]:

@@ -40,6 +40,8 @@ def _is_frame(table: Any) -> bool:
 def fit_frame(estimator: BaseEstimator, table: Any) -> pd.DataFrame:
     """The table to fit as a data frame; sets `n_features_in_` and `feature_names_in_`."""
     if not _is_frame(table):
+        if getattr(table, "ndim", 0) > 2:
+            to_frame(table)  # says what to do
         table = validate_data(
             estimator, table, dtype="numeric", ensure_all_finite="allow-nan", ensure_min_samples=2
         )
@@ -133,7 +135,8 @@ def require_context(encoded: Encoded, schema: Schema) -> None:
                     f"{int(foreign.sum())} level(s) of context column {name!r} that the fit did "
                     "not see", "fitted levels", "drop these rows, or fit again with them",
                 ))  # fmt: skip
-        if holes.any() and not slot.name.endswith("]"):
+        beside = slot.kind == "real" and schema.columns[slot.column].atoms  # of an atom: no hole
+        if holes.any() and not beside:
             rows = encoded.index[holes][:5].tolist()
             raise SchemaError(message(
                 f"{int(holes.sum())} row(s) without a value of context column {name!r}, "

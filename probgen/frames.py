@@ -89,7 +89,8 @@ def _from_array(table: Any, names: Sequence[Hashable] | None) -> pd.DataFrame:
                 f"{type(table).__name__} with {values.ndim} dimension(s): Expected 2D array",
                 "a data frame or a two-dimensional array",
                 "pass table.loc[[label]] for one row of a data frame, table[[name]] for one "
-                "column. Reshape your data: .reshape(1, -1) for one row of an array",
+                "column. Reshape your data: .reshape(1, -1) for one row of an array, "
+                ".reshape(len(images), -1) for images",
             )
         )
     if names is None or len(names) != values.shape[1]:

@@ -14,6 +14,7 @@ import pandas as pd
 from sklearn.neighbors import KernelDensity
 
 from probgen import (
+    VAE,
     Autoregressive,
     Density,
     Flow,
@@ -53,6 +54,14 @@ def _flow(**settings: object) -> Callable[[], Density]:
     return lambda: Flow(**{**fast, **settings})
 
 
+def _vae(**settings: object) -> Callable[[], Density]:
+    fast = {
+        "latents": 2, "hidden": (16,), "max_epochs": 60, "validation": 0.0, "noise": 0.0,
+        "compile": False, "random_state": 0, "batch_size": 1000, "learning_rate": 5e-3,
+    }  # fmt: skip
+    return lambda: VAE(**{**fast, **settings})
+
+
 def _numbers() -> pd.DataFrame:
     rng = np.random.default_rng(7)
     a = rng.normal(size=90)
@@ -90,6 +99,8 @@ REGISTRY: dict[str, Callable[[], Density]] = {
         wide=_mixture(components=2, starts=1, restarts=2),
     ),
     "flow": _flow(),
+    "vae": _vae(),
+    "vae-mixture": _vae(guide="full", prior="mixture", components=4),
     "sklearn": lambda: SklearnDensity(KernelDensity(bandwidth=0.5), random_state=0),
     "pair-hierarchical": _pair(pairs.hierarchical),
     "pair-zero-inflated": _pair(pairs.zero_inflated),

@@ -103,7 +103,10 @@ KNOWN_BY = {
     "narwhals": FRAMES,
     "polars": FRAMES,
     "pyarrow": FRAMES,
-    "sklearn": FACES | LAST | {"fitting", "loop", "training"},  # for ConvergenceWarning
+    "sklearn": FACES
+    | LAST
+    | {"fitting", "loop", "training"}  # for ConvergenceWarning
+    | {"datasets"},
     "arviz": ARVIZ | LAST,
     "matplotlib": ARVIZ | LAST,
     "pickle": set(),

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 from typing import ClassVar, get_args
 
 import numpy as np
+import pandas as pd
 
+from probgen.batch import Batch
 from probgen.door import check_settings
 from probgen.errors import SchemaError, message
+from probgen.estimators import images
 from probgen.estimators.features import LatentFeatures
 from probgen.estimators.network import NetworkDensity
 from probgen.families.autoencoder import Autoencoder, Bound, BoundKind, Scale
 from probgen.family import Family
+from probgen.nn.convolutions import Network, Pixels
 from probgen.nn.latents import GuideKind, PriorKind
 from probgen.schema import Schema
 from probgen.table import Encoded
@@ -127,6 +131,10 @@ class VAE(LatentFeatures, NetworkDensity):
     scale: Scale = "cell"
     parts: int = 1
     components: int = 32
+    network: Network = "dense"
+    shape: tuple[int, int] | None = None
+    pixels: Pixels = "auto"
+    image: Sequence[Hashable] | None = None
     learning_rate: float = field(default=1e-3, kw_only=True)
 
     family: ClassVar[type[Family]] = Autoencoder
@@ -141,6 +149,7 @@ class VAE(LatentFeatures, NetworkDensity):
         return Autoencoder(
             schema, latents, tuple(self.hidden), self.prior, self.guide, bound, self.scale,
             self.parts, self.components, self.dropout,
+            images.picture(schema, self.image, self.pixels, self.network, self.shape),
         )  # fmt: skip
 
     def _check(self, encoded: Encoded) -> None:
@@ -173,3 +182,31 @@ class VAE(LatentFeatures, NetworkDensity):
                 "the divergence as a term of its own, which that bound has not",
                 'take bound="elbo", or leave them out',
             ))  # fmt: skip
+
+    # --- images -----------------------------------------------------------------------
+
+    def _describe(self, frame: pd.DataFrame, given: Sequence[Hashable]) -> Schema:
+        check_settings(
+            self, network=("dense", "conv"), pixels=("auto", "bernoulli", "logistic", "normal")
+        )
+        if self.schema is not None or self.pixels == "auto":
+            return super()._describe(frame, given)
+        modelled = [name for name in frame.columns if name not in given]
+        names = images.pixel_names(self.image, modelled, list(frame.columns))
+        return images.described(
+            frame, names, self.pixels, self.columns, given, self.dequantise
+        )  # fmt: skip
+
+    def _encode(
+        self, frame: pd.DataFrame, schema: Schema, jitter: np.random.Generator | None
+    ) -> Encoded:
+        if self.pixels != "bernoulli":
+            return super()._encode(frame, schema, jitter)
+        modelled = [c.name for c in schema.columns if c.role != "context"]
+        names = images.pixel_names(self.image, modelled, schema.names)
+        return images.encoded(frame, schema, names, jitter)
+
+    def _noises(self, batch: Batch, held: Batch | None) -> tuple[float, ...]:
+        """None by itself where pixels are binary: their probabilities only look like reals."""
+        binary = self.pixels == "bernoulli" and self.noise == "auto"
+        return (0.0,) if binary else super()._noises(batch, held)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -24,9 +24,9 @@ from probgen.batch import Batch
 from probgen.conditionals import Conditionals, Drawn, Levels, Reals, atom_slots, unseen_rows
 from probgen.family import Family
 from probgen.nn.cells import Cells
-from probgen.nn.coders import DenseDecoder, DenseEncoder
+from probgen.nn.convolutions import Picture, coders
 from probgen.nn.factors import Factors, ridge
-from probgen.nn.heads import CategoryHead, CountHead, Heads, RealHead
+from probgen.nn.heads import CodeHead, CountHead, Heads, RealHead
 from probgen.nn.latents import (
     WIDEST,
     FlowPrior,
@@ -94,6 +94,8 @@ class Autoencoder(Family):
     coherent = False
     takes_context = True
     warm: Tensor
+    drawn: Tensor
+    spreads: Tensor
 
     def __init__(
         self,
@@ -107,6 +109,7 @@ class Autoencoder(Family):
         parts: int = 1,
         components: int = 32,
         dropout: float = 0.0,
+        picture: Picture | None = None,
     ) -> None:
         super().__init__(schema)
         slots = schema.slots
@@ -114,9 +117,16 @@ class Autoencoder(Family):
         self.latents = latents
         self.context = Cells(schema.context_slots) if schema.context_slots else None
         given = 0 if self.context is None else self.context.width
-        self.heads = Heads(slots, parts, LEAST)
-        self.encoder = DenseEncoder(slots, given, hidden, dropout)
-        self.decoder = DenseDecoder(slots, latents, given, hidden[::-1], self.heads, dropout)
+        pixels = "auto" if picture is None else picture.pixels
+        held = frozenset(() if picture is None else picture.held)
+        #: whether cells of pixels hold the probability of a 1, drawn anew in every step
+        self.dynamic = pixels == "bernoulli"
+        drawn = [self.dynamic and i in held for i in range(len(slots))]
+        self.register_buffer("drawn", torch.tensor(drawn, dtype=torch.bool), persistent=False)
+        self.heads = Heads(slots, parts, LEAST, held if pixels == "logistic" else ())
+        self.encoder, self.decoder = coders(
+            slots, picture, latents, given, hidden, self.heads, dropout
+        )
         self.posterior = Guide(guide, latents, self.encoder.width)
         self.prior = self._prior(prior, components)
         #: scales of cells that do not depend on the row
@@ -124,7 +134,7 @@ class Autoencoder(Family):
         self.register_buffer("spreads", self.heads.spreads(), persistent=False)
         self.register_buffer("warm", torch.ones(()))
         #: the widest intermediate of one particle of a row
-        self.row_cost = max(self.heads.width, *hidden, self.encoder.features, 1)
+        self.row_cost = max(self.encoder.widest, self.decoder.widest)
 
     def _prior(self, kind: PriorKind, components: int) -> Prior:
         if kind == "normal":
@@ -185,22 +195,23 @@ class Autoencoder(Family):
 
     @torch.no_grad()
     def start(self, batch: Batch, generator: torch.Generator) -> None:
-        """Start about independent columns: every head gives its marginal."""
+        """Start at factor analysis of the cells; about it, every head gives its marginal."""
         assert batch.x is not None  # training rows are there
-        self.encoder.start(batch.x, batch.seen, batch.weight)
+        x = self._redrawn(batch.x, generator)
+        self.encoder.start(x, batch.seen, batch.weight)
         if self.context is not None and batch.context is not None:
             on = torch.ones_like(batch.context, dtype=torch.bool)
             self.context.start(batch.context, on, batch.weight)
-        outputs = self.heads.start(batch.x, batch.seen, batch.weight)
+        outputs = self.heads.start(x, batch.seen, batch.weight)
         if self.scale == "table":
             outputs = self._alike(outputs)
-        outputs = self._linear(batch, outputs, generator)
+        outputs = self._linear(replace(batch, x=x), outputs, generator)
         if self.spread is not None:
             self.spread.copy_(outputs if self.scale == "column" else outputs[self.spreads].mean())
         if isinstance(self.prior, MixturePrior):
             pick = torch.randint(len(batch), (len(self.prior.rows),), generator=generator)
             pick = pick.to(batch.seen.device)
-            self.prior.rows.copy_(self.encoder.read(batch.x[pick], batch.seen[pick]))
+            self.prior.rows.copy_(self.encoder.read(x[pick], batch.seen[pick]))
 
     def _linear(self, batch: Batch, outputs: Tensor, generator: torch.Generator) -> Tensor:
         """Start decoder and guide at factor analysis of some rows; the outputs of its centre."""
@@ -304,18 +315,27 @@ class Autoencoder(Family):
 
     def _practice(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Cells that are scored, which of them are seen, and what the guide reads of them."""
-        x, seen = _values(batch), batch.seen
+        # held-out rows are scored under one seed: of them the draws are the same in each epoch
+        x, seen = self._redrawn(_values(batch)), batch.seen
         if not self.training:
             return x, seen, x
         if self.noise:
             x = x + self.noise * torch.randn_like(x) * self._of_kind("real", x)
         if self.bound.masked:
-            columns = torch.tensor([slot.column for slot in self.schema.slots], device=x.device)
+            columns = [slot.column for slot in self.schema.slots]  # in Python: graphs need sizes
             some = torch.rand(len(x), 2, device=x.device, dtype=x.dtype)
             hidden = torch.where(some[:, 0] < self.bound.masked, some[:, 1], 0.0)
-            luck = torch.rand(len(x), 1 + int(columns.max()), device=x.device, dtype=x.dtype)
+            luck = torch.rand(len(x), 1 + max(columns), device=x.device, dtype=x.dtype)
             seen = seen & (luck[:, columns] >= hidden[:, None])
         return x, seen, self._corrupted(x)
+
+    def _redrawn(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Cells that hold probabilities drawn (Salakhutdinov and Murray 2008)."""
+        if not self.dynamic:
+            return x
+        u = torch.rand(x.shape, generator=generator, dtype=x.dtype,
+                       device=x.device if generator is None else "cpu")  # fmt: skip
+        return torch.where(self.drawn, (u.to(x.device) < x).to(x), x)
 
     def _corrupted(self, x: Tensor) -> Tensor:
         share = self.bound.corruption
@@ -425,7 +445,7 @@ class Autoencoder(Family):
         return found
 
 
-def _probs(head: CategoryHead, out: Tensor) -> Tensor:
+def _probs(head: CodeHead, out: Tensor) -> Tensor:
     """Probabilities (K, c, codes) from outputs (K, c, width)."""
     return head.probs(out.flatten(0, 1)).unflatten(0, out.shape[:2]).double()
 
@@ -433,7 +453,7 @@ def _probs(head: CategoryHead, out: Tensor) -> Tensor:
 def _mixed(head: Any, member: int, out: Tensor, share: Tensor, size: int) -> Any:
     """The mixture over particles of one slot: outputs (K, c, width), shares (K, c)."""
     k, c = share.shape
-    if isinstance(head, CategoryHead):
+    if isinstance(head, CodeHead):
         probs = (_probs(head, out) * share[..., None]).sum(0)
         return Levels(nn.functional.pad(probs, (0, size - head.size)))
 

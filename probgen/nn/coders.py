@@ -5,7 +5,8 @@ Encoders and decoders of other architectures have the attributes and methods of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from probgen.columns import Slot
 from probgen.nn.cells import Cells
 from probgen.nn.heads import Heads
 
-__all__ = ["DenseDecoder", "DenseEncoder", "Layers"]
+__all__ = ["DenseDecoder", "DenseEncoder", "Layers", "beside"]
 
 
 class Layers(nn.Module):
@@ -25,10 +26,9 @@ class Layers(nn.Module):
         super().__init__()
         sizes = [inputs, *hidden]
         self.width, self.share = sizes[-1], share
-        self.each = nn.ModuleList(
-            nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True)
-        )
-        for layer in self.each:
+        layers = [nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
+        self.each = nn.ModuleList(layers)
+        for layer in layers:
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
 
@@ -41,6 +41,13 @@ class Layers(nn.Module):
         return h
 
 
+def beside(h: Tensor | None, inputs: Tensor) -> Tensor:
+    """What hidden layers make of inputs (n, c), if there are some, and the inputs themselves."""
+    # a step of Adam moves all weights alike: of many inputs, that would be a leap
+    direct = inputs / math.sqrt(max(1, inputs.shape[1]))
+    return direct if h is None else torch.cat([h, direct], 1)
+
+
 class DenseEncoder(nn.Module):
     """From the seen cells of rows to features that a guide reads.
 
@@ -51,19 +58,26 @@ class DenseEncoder(nn.Module):
     width : int
         Of what comes out.
     direct : int
-        How many of the last of these are the inputs themselves, so that a guide may be linear
-        in them.
+        How many of the last of these are the inputs themselves, scaled, so that a guide may be
+        linear in them.
     """
 
     def __init__(
-        self, slots: Sequence[Slot], context: int, hidden: Sequence[int], share: float = 0.0
+        self,
+        slots: Sequence[Slot],
+        context: int,
+        hidden: Sequence[int],
+        share: float = 0.0,
+        ranks: Collection[int] = (),
     ) -> None:
         super().__init__()
-        self.cells = Cells(slots)
+        self.cells = Cells(slots, ranks)
         self.features, self.context = self.cells.width, context
         self.direct = self.features + context
         self.layers = Layers(self.direct, hidden, share)
         self.width = self.direct + (self.layers.width if hidden else 0)
+        #: numbers of a row in the widest layer
+        self.widest = max(self.width, *hidden, 1)
 
     def start(self, x: Tensor, seen: Tensor, weight: Tensor) -> None:
         """Read the scales of training rows x (n, m)."""
@@ -79,9 +93,7 @@ class DenseEncoder(nn.Module):
             if about is None:  # a pseudo-row: in the middle of the contexts
                 about = features.new_zeros(len(features), self.context)
             features = torch.cat([features, about], 1)
-        if self.width == self.direct:
-            return features
-        return torch.cat([self.layers(features), features], 1)
+        return beside(self.layers(features) if self.layers.each else None, features)
 
 
 class DenseDecoder(nn.Module):
@@ -104,6 +116,7 @@ class DenseDecoder(nn.Module):
         self.layers = Layers(inputs, hidden, share)
         self.line = nn.Linear(inputs, heads.width)
         self.last = nn.Linear(self.layers.width, heads.width, bias=False) if hidden else None
+        self.widest = max(heads.width, *hidden, 1)
         with torch.no_grad():
             self.line.bias.zero_()
             if self.last is not None:

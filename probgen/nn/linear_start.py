@@ -12,13 +12,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from probgen.nn.code_heads import CategoryHead, LogisticHead
 from probgen.nn.factors import Factors, ridge
-from probgen.nn.heads import CategoryHead, Heads, MixtureHead
+from probgen.nn.heads import Heads
+from probgen.nn.number_heads import MixtureHead
 
 __all__ = ["LinearStart", "log_scale"]
 
 #: pseudo-share of a code by which its logit is found from its probability
 RARE = 0.02
+#: logits move at most so far with a step of one standard deviation along all factors
+STEEPEST = 2.0
 #: a scale is not shrunk below this share at the start: within the soft bound of a stretch, e^-3
 TIGHTEST = 0.06
 
@@ -68,6 +72,12 @@ class LinearStart:
                 places.append(block + 3 * head.parts)
                 stretches.append(block + 3 * head.parts + 1)
                 units.append(torch.ones_like(head.centre))
+            elif isinstance(head, LogisticHead):
+                parts.append(head.standard(cells))
+                ons.append(on)
+                places.append(block)
+                stretches.append(none)
+                units.append(cells.new_ones(g))
             elif isinstance(head, CategoryHead):
                 codes = (1,) if head.size == 2 else range(head.size)
                 for code in codes:
@@ -113,8 +123,11 @@ class LinearStart:
 
     def slopes(self, loadings: Tensor, width: int) -> Tensor:
         """What a step along each factor adds to the outputs (width, L), by loadings (p, L)."""
-        out = loadings.new_zeros(width, loadings.shape[1])
-        return out.index_add(0, self.place, loadings * self.unit[:, None])
+        step = loadings * self.unit[:, None]
+        codes = self.stretch < 0
+        far = step.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        step = torch.where(codes[:, None], step * (STEEPEST / far).clamp(max=1.0), step)
+        return loadings.new_zeros(width, loadings.shape[1]).index_add(0, self.place, step)
 
     def tightened(self, outputs: Tensor, own: Tensor) -> Tensor:
         """The outputs (width,) with spreads shrunk to the variances that factors leave (p,)."""

@@ -20,10 +20,13 @@ from probgen.queries.intervals import estimate_draws, interval, log_prob_draws
 from probgen.queries.latents import latent, reconstruct
 from probgen.queries.masked import log_prob_masked, masked
 from probgen.queries.pairs import log_pairs
+from probgen.queries.particles import MOST, PARTICLES
 from probgen.queries.resampling import Drawn
 from probgen.queries.sampling import draw, sample
 
 __all__ = [
+    "MOST",
+    "PARTICLES",
     "ACTIVE",
     "Companion",
     "Divergences",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
@@ -13,12 +13,14 @@ from torch import Tensor
 from probgen.batch import Batch
 from probgen.errors import NotSupported, SchemaError, message
 from probgen.family import Draws, Family
+from probgen.queries.annealing import CHAINS, anneal
 from probgen.queries.companion import Companion, keyed_proposals
 from probgen.queries.contraction import row_log_weights, survey
 from probgen.queries.draws import Predictive, count_draws, keyed, log_mean_exp, one_draw, tile
+from probgen.queries.estimates import Estimate, estimate_of, exact, joined, methods, mixed
 from probgen.queries.hidden import holes, scores_whole_rows, slots_of
 from probgen.queries.noise import Stream, particle_keys
-from probgen.queries.pareto import pareto_k
+from probgen.queries.particles import PARTICLES, hard, improved
 from probgen.session import guarded
 
 __all__ = ["Estimate", "companion_of", "log_prob", "log_prob_given", "log_weights", "mixed"]
@@ -33,73 +35,15 @@ _FEWEST = 4
 _Folded = TypeVar("_Folded")
 
 
-@dataclass
-class Estimate:
-    """A number a row, and how exact it is.
-
-    Attributes
-    ----------
-    value : Tensor (n,)
-        Log density, nats, encoded units.
-    se : Tensor (n,)
-        Monte Carlo standard error of `value`; 0 where it is exact.
-    ess : Tensor (n,)
-        Effective sample size of the importance weights; inf where it is exact.
-    khat : Tensor (n,)
-        Pareto shape of the weights (above 0.7: do not trust); NaN where it is exact.
-    method : str
-        "exact" (closed form; "bound" or "estimate" where the family says its own form is
-        one), "enumerated" (summed out through the pair), "importance", or these joined
-        by "+" where members differ.
-    """
-
-    value: Tensor
-    se: Tensor
-    ess: Tensor
-    khat: Tensor
-    method: str
-
-    def __len__(self) -> int:
-        return len(self.value)
-
-    def over(self, other: Estimate) -> Estimate:
-        """The ratio of two densities of the same rows: the errors of both count."""
-        khat = torch.fmax(self.khat, other.khat)  # NaN only where both are exact
-        return Estimate(
-            self.value - other.value,
-            (self.se.square() + other.se.square()).sqrt(),
-            torch.minimum(self.ess, other.ess),
-            khat,
-            "+".join(sorted({self.method, other.method})),
-        )
-
-    def take(self, rows: Tensor) -> Estimate:
-        """The numbers of some rows."""
-        return Estimate(
-            self.value[rows], self.se[rows], self.ess[rows], self.khat[rows], self.method
-        )
-
-    def put(self, rows: Tensor, other: Estimate) -> None:
-        """Set the numbers of some rows."""
-        for name in ("value", "se", "ess", "khat"):
-            own = getattr(self, name)
-            own[rows] = getattr(other, name).to(own.dtype)
-
-
-def joined(parts: list[Estimate]) -> Estimate:
-    """The numbers of rows, part after part."""
-    return Estimate(
-        value=torch.cat([part.value for part in parts]),
-        se=torch.cat([part.se for part in parts]),
-        ess=torch.cat([part.ess for part in parts]),
-        khat=torch.cat([part.khat for part in parts]),
-        method="+".join(sorted({part.method for part in parts})),
-    )
-
-
 @torch.no_grad()
 def log_prob(
-    predictive: Predictive, batch: Batch, *, particles: int = 512, plugin: bool = False
+    predictive: Predictive,
+    batch: Batch,
+    *,
+    particles: int = PARTICLES,
+    plugin: bool = False,
+    error: float | None = None,
+    annealing: int = 0,
 ) -> Estimate:
     """Log density of the seen cells of each row under the predictive.
 
@@ -117,16 +61,85 @@ def log_prob(
         each). Cost is proportional to it.
     plugin : bool
         Score at one value of the globals instead of averaging over their draws.
+    error : float, optional
+        Wanted standard error of a row, nats: rows above it get four times as many particles,
+        again and again, up to 65,536.
+    annealing : int
+        Steps of annealed importance sampling for rows whose weights are too uneven (k-hat
+        above 0.7) or whose error is above `error` in the end; 0 for none. Families that give
+        their weights as a function of noise only.
 
     Returns
     -------
     Estimate
 
+    Raises
+    ------
+    NotSupported
+        If `annealing` is asked for rows of a family without such weights.
+
     References
     ----------
-    Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto smoothed importance sampling.
+    Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto smoothed importance sampling. Neal
+    (2001), Annealed importance sampling.
     """
     predictive = predictive.at_point(batch) if plugin else predictive
+
+    def ask(rows: Tensor | None, count: int) -> Estimate:
+        return _by_particles(predictive, batch if rows is None else batch.take(rows), count)
+
+    found = improved(ask, particles, error)
+    if annealing:
+        rows = hard(found, error)
+        if len(rows):
+            again = _annealed(predictive, batch.take(rows), annealing)
+            found.replace(rows, again)
+    return found
+
+
+@torch.no_grad()
+def log_prob_given(
+    predictive: Predictive,
+    batch: Batch,
+    given: Batch,
+    *,
+    particles: int = PARTICLES,
+    error: float | None = None,
+    annealing: int = 0,
+) -> Estimate:
+    """Log density of the seen cells of each row given some of them: those seen in `given`.
+
+    The family's own conditional where it has one (members weigh by the density of what is
+    given); else the ratio of two densities, whose errors count together. Settings are as in
+    `log_prob`; rows above the wanted error get more particles for both.
+    """
+    parts = [member.estimate_given(batch, given) for member in predictive.members]
+    own = [Estimate(*part) for part in parts if part is not None]
+    if len(own) < len(parts):
+
+        def ask(rows: Tensor | None, count: int) -> Estimate:
+            joint, known = (b if rows is None else b.take(rows) for b in (batch, given))
+            over = _by_particles(predictive, known, count)
+            return _by_particles(predictive, joint, count).over(over)
+
+        found = improved(ask, particles, error)
+        bad = hard(found, error)
+        if annealing and len(bad):
+            joint, known = (_annealed(predictive, b.take(bad), annealing) for b in (batch, given))
+            found.replace(bad, joint.over(known))
+        return found
+    if len(own) == 1:
+        return own[0]
+    each = [
+        log_prob(predictive.of(r), given, particles=particles, error=error, annealing=annealing)
+        for r in range(len(own))
+    ]
+    log_weights = torch.stack([part.value for part in each]).log_softmax(0)
+    return mixed(own, log_weights)
+
+
+def _by_particles(predictive: Predictive, batch: Batch, particles: int) -> Estimate:
+    """The density by a number of particles, hidden cells of whole-row families proposed."""
     if any(scores_whole_rows(member) for member in predictive.members):
         hidden = holes(batch, slots_of(predictive.members[0])).any(1)
         if bool(hidden.any()):
@@ -134,25 +147,25 @@ def log_prob(
     return _seen(predictive, batch, particles)
 
 
-@torch.no_grad()
-def log_prob_given(
-    predictive: Predictive, batch: Batch, given: Batch, *, particles: int = 512
-) -> Estimate:
-    """Log density of the seen cells of each row given some of them: those seen in `given`.
-
-    The family's own conditional where it has one (members weigh by the density of what is
-    given); else the ratio of two densities.
-    """
-    parts = [member.estimate_given(batch, given) for member in predictive.members]
-    own = [Estimate(*part) for part in parts if part is not None]
-    if len(own) < len(parts):
-        joint = log_prob(predictive, batch, particles=particles)
-        return joint.over(log_prob(predictive, given, particles=particles))
-    if len(own) == 1:
-        return own[0]
-    each = [log_prob(predictive.of(r), given, particles=particles) for r in range(len(own))]
-    log_weights = torch.stack([part.value for part in each]).log_softmax(0)
-    return mixed(own, log_weights)
+def _annealed(predictive: Predictive, batch: Batch, steps: int) -> Estimate:
+    """The density by annealed chains of each member."""
+    batch, parts = keyed(batch), []
+    for number, member in enumerate(predictive.members):
+        found = []
+        for rows in chunks(len(batch), max(1, WIDE // (CHAINS * cost_of(member, batch)))):
+            part = batch.take(rows)
+            own = member.importance(part)
+            if own is None:
+                raise NotSupported(message(
+                    f"annealing={steps} for rows of a {type(member).__name__}",
+                    "a family that gives its importance weights as a function of noise",
+                    "leave annealing out, or ask for more particles by a smaller error",
+                ))  # fmt: skip
+            assert part.key is not None  # noqa: S101 - just made
+            each = anneal(*own, part.key, steps, first=number * CHAINS)
+            found.append(replace(estimate_of(True, each[None]), method="annealing"))
+        parts.append(joined(found))
+    return mixed(parts)
 
 
 def _seen(predictive: Predictive, batch: Batch, particles: int) -> Estimate:
@@ -169,12 +182,12 @@ def _seen(predictive: Predictive, batch: Batch, particles: int) -> Estimate:
 def _with_holes(predictive: Predictive, batch: Batch, hidden: Tensor, particles: int) -> Estimate:
     """Rows with holes of members that score whole rows only: cells that a companion proposes."""
     batch = keyed(batch)
-    out = _exact(batch.weight.new_zeros(len(batch), dtype=torch.float64), "importance")
+    out = exact(batch.weight.new_zeros(len(batch), dtype=torch.float64), "importance")
     whole, part = hole_rows(batch, hidden)
     if len(whole):
         seen = _seen(predictive, batch.take(whole), particles)
         out.put(whole, seen)
-        out.method = seen.method if not len(part) else "+".join(sorted({seen.method, out.method}))
+        out.method = seen.method if not len(part) else methods(seen, out)
     if not len(part):
         return out
     companion = companion_of(predictive)
@@ -226,30 +239,6 @@ def _share(particles: int, predictive: Predictive) -> int:
     return max(_FEWEST, math.ceil(particles / len(predictive)))
 
 
-def mixed(parts: list[Estimate], log_weights: Tensor | None = None) -> Estimate:
-    """The mixture of densities of the same rows: equal, or by log weights (parts,), (parts, n)."""
-    if len(parts) == 1:
-        return parts[0]
-    values = torch.stack([part.value for part in parts])
-    if log_weights is None:
-        values = values - math.log(len(parts))
-    else:
-        values = values + log_weights.reshape(len(parts), -1)
-    value = torch.logsumexp(values, 0)
-    peak = torch.where(value.isinf(), torch.zeros_like(value), value)
-    shares = (values - peak).exp()
-    se = (shares * torch.stack([part.se for part in parts])).square().sum(0).sqrt()
-    khat = torch.stack([part.khat for part in parts])
-    worst = khat.nan_to_num(-math.inf).amax(0)
-    return Estimate(
-        value=value,
-        se=se,
-        ess=torch.stack([part.ess for part in parts]).amin(0),
-        khat=torch.where(khat.isnan().all(0), khat[0], worst),
-        method="+".join(sorted({part.method for part in parts})),
-    )
-
-
 def _member(
     predictive: Predictive, member: Family, draws: Draws, batch: Batch, share: int, first: int
 ) -> Estimate:
@@ -257,39 +246,49 @@ def _member(
     at = None if predictive.integrated or not draws else draws
     own = member.estimate(batch, at, share * count_draws(draws))
     if own is not None:
-        return Estimate(*own)
+        found = Estimate(*own)
+        if "importance" in found.method:
+            found.particles.fill_(share * count_draws(draws))
+        return found
     if member.importance(batch.take(slice(0, 0))) is not None:
         return _by_noise(member, batch, share, first)
     value = _closed_form(member, draws, batch, predictive.integrated)
     if value is not None:
-        return _exact(value, member.density)
+        return exact(value, member.density)
     return _through_pair(member, draws, batch, share, first)
 
 
 def _by_noise(member: Family, batch: Batch, share: int, first: int) -> Estimate:
     """The mean of weights that the family computes from noise, keyed by the content of rows."""
-    if not len(batch):
-        return _exact(no_rows(batch), "importance")
+    found = exact(batch.weight.new_zeros(len(batch), dtype=torch.float64), "importance")
+    some = batch.seen.any(1)  # a row without seen cells has density 1
+    if bool(some.any()):
+        rows = some.nonzero()[:, 0]
+        found.put(rows, _weighed(member, batch.take(rows), share, first))
+    return found
+
+
+def _weighed(member: Family, batch: Batch, share: int, first: int) -> Estimate:
+    """The same for rows with seen cells, in pieces of rows and of particles."""
     batch, parts = keyed(batch), []
-    for rows in chunks(len(batch), max(1, WIDE // (share * cost_of(member, batch)))):
+    cost = cost_of(member, batch)
+    for rows in chunks(len(batch), max(1, WIDE // (share * cost))):
         part = batch.take(rows)
         assert part.key is not None  # just made
         size, weights = _require(member.importance(part))
-        keys = particle_keys(part.key, share, first)
-        noise = Stream(keys, axis=0).normal((len(keys), size))
-        each = weights(noise.view(share, len(part), size)).double()
-        parts.append(estimate_of(True, each[None]))
+        each = []
+        for some in chunks(share, max(1, WIDE // (len(part) * cost))):
+            count = some.stop - some.start
+            keys = particle_keys(part.key, count, first + some.start)
+            noise = Stream(keys, axis=0).normal((len(keys), size))
+            each.append(weights(noise.view(count, len(part), size)).double())
+        parts.append(estimate_of(True, torch.cat(each)[None]))
     return joined(parts)
 
 
 def _require(found: _Folded | None) -> _Folded:
     assert found is not None  # noqa: S101 - asked once before
     return found
-
-
-def _exact(value: Tensor, method: str) -> Estimate:
-    zero = torch.zeros_like(value)
-    return Estimate(value, zero, zero + math.inf, zero + math.nan, method)
 
 
 def chunks(n: int, size: int) -> Iterator[slice]:
@@ -362,7 +361,7 @@ def _through_pair(member: Family, draws: Draws, batch: Batch, share: int, first:
     hidden = holes(batch, slots_of(member)).any(1)
     kinds = [rows for rows in ((~hidden).nonzero()[:, 0], hidden.nonzero()[:, 0]) if len(rows)]
     if not kinds:
-        return _exact(no_rows(batch), "enumerated")
+        return exact(no_rows(batch), "enumerated")
     found = []
     for rows in kinds:
         part = batch if len(kinds) == 1 else batch.take(rows)
@@ -370,27 +369,3 @@ def _through_pair(member: Family, draws: Draws, batch: Batch, share: int, first:
     if len(kinds) == 1:
         return found[0]
     return joined(found).take(torch.cat(kinds).argsort())
-
-
-def estimate_of(sampled: bool, weights: Tensor) -> Estimate:
-    """The average of the weights (S, K, n) of each row, and how exact it is."""
-    flat = weights.flatten(0, 1)
-    value = log_mean_exp(flat, 0)
-    if not sampled:
-        return _exact(value, "enumerated")
-    se, ess = _errors(weights, value)
-    return Estimate(value, se, ess, pareto_k(flat), "importance")
-
-
-def _errors(weights: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Standard error of the log of the average, by the delta method, and sample size.
-
-    The draws of the globals are strata: only the spread within each of them is error.
-    """
-    count, particles, _ = weights.shape
-    peak = torch.where(value.isinf(), torch.zeros_like(value), value)
-    relative = (weights - peak).exp()
-    spread = relative.var(1) if particles > 1 else torch.full_like(relative[:, 0], math.nan)
-    se = (spread.sum(0) / particles).sqrt() / count
-    ess = relative.sum((0, 1)).square() / relative.square().sum((0, 1)).clamp_min(1e-300)
-    return se, ess

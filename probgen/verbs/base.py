@@ -14,10 +14,11 @@ from probgen.batch import Batch
 from probgen.errors import ApproximationError, ApproximationWarning, message, warn
 from probgen.family import Family
 from probgen.queries import Predictive
+from probgen.queries.estimates import WORST_SHAPE, Estimate
 from probgen.schema import Schema
 from probgen.table import Encoded, decode
 
-__all__ = ["Asked", "Extra", "Unseen", "doubt", "outside"]
+__all__ = ["WORST_SHAPE", "Asked", "Extra", "Unseen", "doubt", "outside", "short_of"]
 
 Unseen = Literal["error", "missing", "rare"]
 Extra = Literal["error", "ignore"]
@@ -76,10 +77,6 @@ class Asked:
         return decode(x, self.schema_, index)
 
 
-#: Pareto shape above which an importance estimate is not to be trusted
-WORST_SHAPE = 0.7
-
-
 def doubt(khat: torch.Tensor, strict: bool, what: str) -> None:
     """Warn of rows whose importance weights are too uneven to trust; raise if `strict`.
 
@@ -95,6 +92,22 @@ def doubt(khat: torch.Tensor, strict: bool, what: str) -> None:
         "may be off by more than their stated error",
         "weights of importance sampling that are even enough",
         "ask for fewer hidden cells at once, or fit a family with exact conditionals",
+    )
+    if strict:
+        raise ApproximationError(text)
+    warn(text, ApproximationWarning)
+
+
+def short_of(found: Estimate, error: float | None, strict: bool) -> None:
+    """Warn of rows whose wanted standard error was not reached; raise if `strict`."""
+    short = 0 if error is None else int((found.se > error).sum())
+    if not short:
+        return
+    text = message(
+        f"a standard error above {error:g} nats in {short} of {len(found)} row(s), up to "
+        f"{float(found.se.max()):.2g}",
+        "the error asked for",
+        "ask for a larger error, or for annealing=100 where the family has it",
     )
     if strict:
         raise ApproximationError(text)
