@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from probgen.columns import Slot
 
-__all__ = ["Cells", "grouped", "legal_codes", "quantiles"]
+__all__ = ["Cells", "grouped", "legal_codes", "picked", "quantiles"]
 
 #: numbers of an embedding at most
 WIDEST = 16
@@ -60,9 +60,6 @@ class Cells(nn.Module):
     Parameters
     ----------
     slots : sequence of Slot
-    ranks : collection of int
-        Ordered slots of which the rank and a seen-flag are read and no more, such as the grey
-        levels of pixels.
 
     Attributes
     ----------
@@ -76,21 +73,18 @@ class Cells(nn.Module):
     centre: Tensor
     scale: Tensor
 
-    def __init__(self, slots: Sequence[Slot], ranks: Collection[int] = ()) -> None:
+    def __init__(self, slots: Sequence[Slot]) -> None:
         super().__init__()
         self.slots = tuple(slots)
         self.numbers = [i for i, slot in enumerate(slots) if slot.kind != "category"]
         self.counts = [i for i in self.numbers if slots[i].kind == "count"]
         groups = grouped(slots, "category")
         self.pairs = [i for (size, _), own in groups.items() if size == 2 for i in own]
-        by_rank = [i for (size, ordered), own in groups.items()
-                   if ordered and size > 2 for i in own]  # fmt: skip
-        self.plain = [i for i in by_rank if i in ranks]
-        self.ranked = self.plain + [i for i in by_rank if i not in ranks]
+        self.ranked = [i for (size, by_rank), own in groups.items()
+                       if by_rank and size > 2 for i in own]  # fmt: skip
         by_width: dict[int, list[int]] = {}
         for (size, _), own in groups.items():
-            own = [i for i in own if i not in self.plain]
-            if size != 2 and own:
+            if size != 2:
                 by_width.setdefault(min(size, WIDEST), []).extend(own)
         self.looked_up = list(by_width.values())
         self.embeddings = nn.ParameterList(
@@ -101,8 +95,7 @@ class Cells(nn.Module):
         for number, own in enumerate(self.looked_up):
             sizes = torch.tensor([slots[i].size for i in own])
             self.register_buffer(f"offset{number}", sizes.cumsum(0) - sizes, persistent=False)
-        owner = [*self.numbers, *self.numbers, *self.pairs, *self.pairs, *self.ranked,
-                 *self.plain]  # fmt: skip
+        owner = [*self.numbers, *self.numbers, *self.pairs, *self.pairs, *self.ranked]
         for own, table in zip(self.looked_up, self.embeddings, strict=True):
             owner += [i for i in own for _ in range(table.shape[1])]
         self.width = len(owner)
@@ -138,7 +131,7 @@ class Cells(nn.Module):
 
     def _scaled_alike(self, x: Tensor) -> Tensor:
         """The numbers (n, d), counts by their logarithm."""
-        value = x[:, self.numbers]
+        value = picked(x, self.numbers)
         if not self.counts:
             return value
         if len(self.counts) == len(self.numbers):
@@ -150,30 +143,35 @@ class Cells(nn.Module):
         """Features (n, width) of rows x (n, m)."""
         parts = []
         if self.numbers:
-            on = seen[:, self.numbers].to(self.centre.dtype)
+            on = picked(seen, self.numbers).to(self.centre.dtype)
             z = (self._scaled_alike(x).to(on) - self.centre) / self.scale
             size = z.abs()
             far = LINEAR + (size - LINEAR).clamp_min(0.0).log1p()
             z = torch.where(size > LINEAR, far * z.sign(), z)
             parts += [z * on, on]
         if self.pairs:
-            code, on = x[:, self.pairs], seen[:, self.pairs]
+            code, on = picked(x, self.pairs), picked(seen, self.pairs)
             on = on & (code < 2)
             parts.append(torch.where(on, 2 * code - 1, 0.0).to(self.centre.dtype))
             parts.append(on.to(self.centre.dtype))
         if self.ranked:
             top = x.new_tensor([legal_codes(self.slots[i]) - 1 for i in self.ranked])
-            code = x[:, self.ranked]
-            on = seen[:, self.ranked] & (code <= top)
+            code = picked(x, self.ranked)
+            on = picked(seen, self.ranked) & (code <= top)
             rank = torch.where(on, 2 * code / top - 1, 0.0)
             parts.append(rank.to(self.centre.dtype))
-            if self.plain:
-                parts.append(on[:, : len(self.plain)].to(self.centre.dtype))
         for number, own in enumerate(self.looked_up):
-            code = x[:, own].long() + self.get_buffer(f"offset{number}")
+            code = picked(x, own).long() + self.get_buffer(f"offset{number}")
             value = nn.functional.embedding(code, self.embeddings[number])
-            parts.append((value * seen[:, own, None]).flatten(1))
+            parts.append((value * picked(seen, own)[..., None]).flatten(1))
         return torch.cat(parts, 1) if parts else x.new_zeros(len(x), 0).to(self.centre.dtype)
+
+
+def picked(x: Tensor, columns: list[int]) -> Tensor:
+    """Some columns of x (n, m): a view where they are neighbours, else a copy."""
+    if columns and columns == list(range(columns[0], columns[-1] + 1)):
+        return x[:, columns[0] : columns[-1] + 1]
+    return x[:, columns]
 
 
 def _codes(count: int, width: int) -> nn.Parameter:
