@@ -301,6 +301,13 @@ def test_images_with_holes_are_fitted_and_filled():
     assert abs(nothing["log_prob"]) <= 4 * nothing["se"]
 
 
+def test_a_pixel_may_be_missing_in_all_images():
+    table = split()[0].iloc[:60].astype(float).assign(r3c3=np.nan)
+    model = fit(table, pixels="logistic", max_epochs=1)
+    assert model.impute(table.iloc[:2])["r3c3"].isin(range(17)).all()
+    assert np.isfinite(model.log_prob(split()[0].iloc[:2])).all()
+
+
 @pytest.mark.parametrize("prior", ["normal", "mixture"])
 def test_a_saved_model_is_the_same(prior, tmp_path):
     model = tiny(prior)
