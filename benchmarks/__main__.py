@@ -26,6 +26,7 @@ BENCHMARKS = {
     "false_discoveries": False,
     "events": False,
     "flow_speed": False,
+    "vae_speed": False,
     "flow_density": True,
     "conditional_density": True,
     "known_density": True,

@@ -23,7 +23,7 @@ from torch.distributions import constraints
 from probgen.batch import Batch
 from probgen.conditionals import Conditionals, Drawn, Levels, Reals, atom_slots, unseen_rows
 from probgen.family import Family
-from probgen.nn.cells import Cells
+from probgen.nn.cells import Cells, picked
 from probgen.nn.convolutions import coders
 from probgen.nn.factors import Factors, ridge
 from probgen.nn.heads import CodeHead, CountHead, Heads, RealHead
@@ -51,8 +51,8 @@ Scale: TypeAlias = Literal["cell", "column", "table"]
 PARTICLES, VALUES = 64, 4
 #: rows that training starts from
 STARTED = 5_000
-#: numbers in the widest intermediate: 4 MB of float64
-WIDE = 2**19
+#: numbers in the widest intermediate of cells given others
+HELD = 2**22
 #: smallest scale of a cell relative to that of its column: no density grows without bound
 LEAST = 0.01
 
@@ -190,7 +190,7 @@ class Autoencoder(Family):
     def _rows(self, out: Tensor, x: Tensor, seen: Tensor) -> Tensor:
         """Log density (..., n) of the seen cells of rows x (n, m) under outputs."""
         cells = self.heads.log_probs(out, x)
-        return torch.where(seen, cells, torch.zeros_like(cells)).sum(-1)
+        return torch.where(seen, cells, 0.0).sum(-1)
 
     # --- training -------------------------------------------------------------------
 
@@ -240,13 +240,7 @@ class Autoencoder(Family):
         """Outputs on the scale of encoded cells, so that one scale can serve all columns."""
         for head, own in self.heads.split(outputs):
             if isinstance(head, RealHead):
-                place, k = head.centre_of(own), head.parts
-                head.centre.zero_()
-                head.scale.fill_(1.0)
-                head.floor.fill_(LEAST)
-                own[..., k : 2 * k] = place[..., None]
-                own[..., 2 * k : 3 * k] = 0.0
-                own[..., 3 * k :] = 0.0
+                head.alike(own, LEAST)
         return outputs
 
     def begin_epoch(self, epoch: int) -> None:
@@ -327,7 +321,7 @@ class Autoencoder(Family):
             some = torch.rand(len(x), 2, device=x.device, dtype=x.dtype)
             hidden = torch.where(some[:, 0] < self.bound.masked, some[:, 1], 0.0)
             luck = torch.rand(len(x), 1 + max(columns), device=x.device, dtype=x.dtype)
-            seen = seen & (luck[:, columns] >= hidden[:, None])
+            seen = seen & (picked(luck, columns) >= hidden[:, None])
         return x, seen, self._corrupted(x)
 
     def _redrawn(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -413,7 +407,7 @@ class Autoencoder(Family):
     def conditionals(self, batch: Batch) -> Conditionals:
         """Each unseen cell given the seen ones: the weighted mixture over draws of the guide."""
         n, k = len(batch), PARTICLES
-        step = max(1, WIDE // (k * self.row_cost))
+        step = max(1, HELD // (k * self.row_cost))
         found: dict[int, list[tuple[Tensor, Any]]] = {}
         for at in range(0, n, step):
             rows = torch.arange(at, min(n, at + step), device=batch.seen.device)
@@ -435,11 +429,11 @@ class Autoencoder(Family):
         found: Conditionals = {}
         for i, off in unseen_rows(slots, batch.seen).items():
             number, member, span = self.heads.at[i]
-            own, mine = out[:, off][..., span], share[:, off]
+            own, mine = out[..., span][:, off], share[:, off]
             if i in atoms:  # the number is that of a row without atom
                 _, atom, place = self.heads.at[atoms[i]]
                 head: Any = self.heads.each()[self.heads.at[atoms[i]][0]]
-                none = _probs(head, out[:, off][..., place])[..., 0]
+                none = _probs(head, out[..., place][:, off])[..., 0]
                 mine = mine * none
             head = self.heads.each()[number]
             found[i] = off, _mixed(head, member, own, mine, slots[i].size)

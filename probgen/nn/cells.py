@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from probgen.columns import Slot
 
-__all__ = ["Cells", "grouped", "legal_codes", "quantiles"]
+__all__ = ["Cells", "grouped", "legal_codes", "picked", "quantiles"]
 
 #: numbers of an embedding at most
 WIDEST = 16
@@ -131,7 +131,7 @@ class Cells(nn.Module):
 
     def _scaled_alike(self, x: Tensor) -> Tensor:
         """The numbers (n, d), counts by their logarithm."""
-        value = x[:, self.numbers]
+        value = picked(x, self.numbers)
         if not self.counts:
             return value
         if len(self.counts) == len(self.numbers):
@@ -143,27 +143,35 @@ class Cells(nn.Module):
         """Features (n, width) of rows x (n, m)."""
         parts = []
         if self.numbers:
-            on = seen[:, self.numbers].to(self.centre.dtype)
+            on = picked(seen, self.numbers).to(self.centre.dtype)
             z = (self._scaled_alike(x).to(on) - self.centre) / self.scale
             size = z.abs()
             far = LINEAR + (size - LINEAR).clamp_min(0.0).log1p()
             z = torch.where(size > LINEAR, far * z.sign(), z)
             parts += [z * on, on]
         if self.pairs:
-            code, on = x[:, self.pairs], seen[:, self.pairs]
+            code, on = picked(x, self.pairs), picked(seen, self.pairs)
             on = on & (code < 2)
             parts.append(torch.where(on, 2 * code - 1, 0.0).to(self.centre.dtype))
             parts.append(on.to(self.centre.dtype))
         if self.ranked:
             top = x.new_tensor([legal_codes(self.slots[i]) - 1 for i in self.ranked])
-            code, on = x[:, self.ranked], seen[:, self.ranked]
-            rank = torch.where(on & (code <= top), 2 * code / top - 1, 0.0)
+            code = picked(x, self.ranked)
+            on = picked(seen, self.ranked) & (code <= top)
+            rank = torch.where(on, 2 * code / top - 1, 0.0)
             parts.append(rank.to(self.centre.dtype))
         for number, own in enumerate(self.looked_up):
-            code = x[:, own].long() + self.get_buffer(f"offset{number}")
+            code = picked(x, own).long() + self.get_buffer(f"offset{number}")
             value = nn.functional.embedding(code, self.embeddings[number])
-            parts.append((value * seen[:, own, None]).flatten(1))
+            parts.append((value * picked(seen, own)[..., None]).flatten(1))
         return torch.cat(parts, 1) if parts else x.new_zeros(len(x), 0).to(self.centre.dtype)
+
+
+def picked(x: Tensor, columns: list[int]) -> Tensor:
+    """Some columns of x (n, m): a view where they are neighbours, else a copy."""
+    if columns and columns == list(range(columns[0], columns[-1] + 1)):
+        return x[:, columns[0] : columns[-1] + 1]
+    return x[:, columns]
 
 
 def _codes(count: int, width: int) -> nn.Parameter:

@@ -95,7 +95,7 @@ class CategoryHead(CodeHead):
 
     def log_prob(self, out: Tensor, x: Tensor) -> Tensor:
         if self.size == 2:
-            value = -softplus(torch.where(x == 1, -out[..., 0], out[..., 0]))
+            value = -softplus((1 - 2 * x) * out[..., 0])
         else:
             code = x.long().clamp(max=self.size - 1)[..., None]
             code = code.expand(*out.shape[:-1], 1)  # one row may have several outputs

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from probgen.columns import Slot
-from probgen.nn.cells import grouped
+from probgen.nn.cells import grouped, picked
 from probgen.nn.code_heads import CategoryHead, CodeHead, LogisticHead
 from probgen.nn.head import Head, Source
 from probgen.nn.number_heads import CountHead, RealHead
@@ -98,8 +98,7 @@ class Heads(nn.Module):
         """Log densities (..., n, m) of all cells of x (n, m) under outputs (..., n, width)."""
         parts = []
         for head, own in self.split(out):
-            all_ = len(head.members) == x.shape[1] and self.straight
-            parts.append(head.log_prob(own, x if all_ else x[:, head.members]))
+            parts.append(head.log_prob(own, picked(x, head.members)))
         return self._joined(parts, out)
 
     def centres(self, out: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ factors on the inputs of the guide sets its own. Hidden layers start small besid
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -44,6 +44,8 @@ class LinearStart:
         How far it moves that output.
     stretch : Tensor (p,) of int64
         The output that scales its spread; -1 where there is none.
+    reach : float
+        The bound of that, as `MixtureHead.reach`.
     """
 
     y: Tensor
@@ -52,6 +54,7 @@ class LinearStart:
     place: Tensor
     unit: Tensor
     stretch: Tensor
+    reach: float = 3.0
 
     @classmethod
     @torch.no_grad()
@@ -59,7 +62,7 @@ class LinearStart:
         """From training rows x (n, m), on the scales that `heads` have been started with."""
         x, weight = x.double(), weight.double()
         parts, ons, places, units, stretches = [], [], [], [], []
-        start = 0
+        start, reach = 0, 3.0
         for head in heads.each():
             g, width = len(head.members), head.width
             cells, on = x[:, head.members], seen[:, head.members]
@@ -69,8 +72,9 @@ class LinearStart:
                 t = (head.standard(cells) - head.centre) / head.scale
                 parts.append(t)
                 ons.append(on)
-                places.append(block + 3 * head.parts)
-                stretches.append(block + 3 * head.parts + 1)
+                places.append(block + head.move)
+                stretches.append(block + head.move + 1)
+                reach = head.reach
                 units.append(torch.ones_like(head.centre))
             elif isinstance(head, LogisticHead):
                 parts.append(head.standard(cells))
@@ -104,18 +108,17 @@ class LinearStart:
         size = ((share * gap.square()).sum(0) / mass).sqrt()
         size = torch.where(size > 1e-9, size, torch.ones_like(size))
         return cls(gap / size, on, weight, torch.cat(places), torch.cat(units) * size,
-                   torch.cat(stretches))  # fmt: skip
+                   torch.cat(stretches), reach)  # fmt: skip
 
     def take(self, rows: Tensor) -> LinearStart:
         """The same of some rows."""
-        return LinearStart(self.y[rows], self.on[rows], self.weight[rows], self.place, self.unit,
-                           self.stretch)  # fmt: skip
+        return replace(self, y=self.y[rows], on=self.on[rows], weight=self.weight[rows])
 
     def regress(self, about: Tensor) -> tuple[Tensor, LinearStart]:
         """Slopes (c, p) of the cells on features of the context (n, c), and what they leave."""
         slope, level = ridge(about.double(), self.y, self.weight)
         rest = torch.where(self.on, self.y - about.double() @ slope - level, 0.0)
-        return slope, LinearStart(rest, self.on, self.weight, self.place, self.unit, self.stretch)
+        return slope, replace(self, y=rest)
 
     def factors(self, size: int, shared: bool) -> Factors:
         """Factor analysis of the cells."""
@@ -134,7 +137,7 @@ class LinearStart:
         held = self.stretch >= 0
         ratio = own[held].sqrt().clamp(TIGHTEST, 1.0).log()
         out = outputs.clone()
-        out[self.stretch[held]] = 3.0 * torch.atanh(ratio / 3.0)
+        out[self.stretch[held]] = self.reach * torch.atanh(ratio / self.reach)
         return out
 
 

@@ -32,9 +32,17 @@ class MixtureHead(Head):
 
     The outputs of a slot: k logits, k places, k log scales, then one move and one log
     stretch of all parts together, so that a shift of the whole distribution, the most common
-    form of dependence, is one number.
+    form of dependence, is one number. A single part has the move and the stretch only.
+
+    Attributes
+    ----------
+    move : int
+        Which output of a slot is the move; the stretch comes next.
+    reach : float
+        The stretch stays within plus and minus this.
     """
 
+    own: Tensor
     centre: Tensor
     scale: Tensor
     floor: Tensor
@@ -43,25 +51,34 @@ class MixtureHead(Head):
         self, members: Sequence[int], parts: int, least_scale: float | None = None
     ) -> None:
         super().__init__(members)
-        self.parts, self.width = parts, 3 * parts + 2
+        self.parts, self.move = parts, 3 * parts if parts > 1 else 0
+        self.width, self.reach = self.move + 2, 3.0 if parts > 1 else 6.0
         if least_scale is not None:
             self.least_scale = least_scale
         g = len(members)
         self.register_buffer("centre", torch.zeros(g, dtype=torch.float64))
         self.register_buffer("scale", torch.ones(g, dtype=torch.float64))
         self.register_buffer("floor", torch.full((g,), 1e-3, dtype=torch.float64))
+        if parts == 1:  # its scale at the start
+            self.register_buffer("own", torch.ones(g, dtype=torch.float64))
 
     def spreads(self) -> list[bool]:
         """The log scales, and the stretch of all together."""
         k = self.parts
-        return [False] * 2 * k + [True] * k + [False, True]
+        each = [False] * 2 * k + [True] * k if k > 1 else []
+        return [*each, False, True]
 
     def mixture(self, out: Tensor, member: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Log weights, places and scales (..., k) in standardised units."""
         k = self.parts
-        logits, place, log_scale, move = out.split([k, k, k, 2], -1)
-        stretch = 3.0 * torch.tanh(move[..., 1:] / 3.0)
         floor = (self.floor if member is None else self.floor[member])[..., None]
+        if k == 1:
+            own = (self.own if member is None else self.own[member])[..., None]
+            place, stretch = out.split([1, 1], -1)
+            stretch = self.reach * torch.tanh(stretch / self.reach)
+            return torch.zeros_like(place), place, floor + own * stretch.exp()
+        logits, place, log_scale, move = out.split([k, k, k, 2], -1)
+        stretch = self.reach * torch.tanh(move[..., 1:] / self.reach)
         scale = floor + (6.0 * torch.tanh(log_scale / 6.0) + stretch).exp()
         return logits.log_softmax(-1), move[..., :1] + place * stretch.exp(), scale
 
@@ -98,6 +115,9 @@ class MixtureHead(Head):
             spread = torch.cat([spread, outside[:, None]], 1)
         scale = spread * self.unit
         self.floor = (self.least_scale * scale.amin(1)).to(self.floor)
+        if self.parts == 1:
+            self.own = (scale[:, 0] - self.floor).to(self.own)
+            return torch.cat([place, torch.zeros_like(place)], 1)
         log_scale = (scale - self.floor[:, None]).log().clamp(-5.9, 5.9)
         log_scale = 6.0 * torch.atanh(log_scale / 6.0)
         return torch.cat([logit, place, log_scale, logit.new_zeros(len(logit), 2)], 1)
@@ -107,6 +127,17 @@ class MixtureHead(Head):
     #: smallest deviation of a part at the start, relative to the spacing of quantiles there; and
     #: smallest scale ever, relative to the smallest at the start: no density grows without bound
     least, least_scale = 0.3, 0.1
+
+    def alike(self, out: Tensor, floor: float) -> None:
+        """Set outputs (g, width) to a scale of one on that of encoded cells, for all columns."""
+        place = self.centre_of(out)
+        self.centre.zero_()
+        self.scale.fill_(1.0)
+        self.floor.fill_(floor)
+        out[..., self.parts if self.parts > 1 else 0 :] = 0.0
+        out[..., self.move] = place
+        if self.parts == 1:
+            self.own.fill_(1.0)
 
     def _pick(self, out: Tensor, member: int, generator: Source) -> Tensor:
         """Places and scales (2, n) of a part drawn for each row."""
@@ -127,8 +158,9 @@ class RealHead(MixtureHead):
         logits, place, scale = self.mixture(out)
         z = ((x - self.centre) / self.scale)[..., None]
         unit = (z - place) / scale
-        each = logits - 0.5 * unit.square() - scale.log()
-        return each.logsumexp(-1) - HALF_LOG_TAU - self.scale.log()
+        each = -0.5 * unit.square() - scale.log()
+        value = each[..., 0] if self.parts == 1 else (logits + each).logsumexp(-1)
+        return value - (HALF_LOG_TAU + self.scale.log())
 
     def draw(self, out: Tensor, member: int, generator: Source) -> Tensor:
         place, scale = self._pick(out, member, generator)
