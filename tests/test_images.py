@@ -107,7 +107,7 @@ def test_heads_take_the_logistic_where_they_are_asked_to():
     assert [type(head).__name__ for head in heads.each()] == [
         "CategoryHead", "LogisticHead", "CategoryHead", "RealHead"
     ]  # fmt: skip
-    assert heads.width == 7 + 2 + 1 + 5
+    assert heads.width == 7 + 2 + 1 + 2
 
 
 # --- convolutions ---------------------------------------------------------------------------
