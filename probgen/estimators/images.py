@@ -14,7 +14,8 @@ from probgen import cells
 from probgen.columns import Column
 from probgen.errors import SchemaError, message
 from probgen.grids import common_step, location
-from probgen.nn.convolutions import Network, Picture, Pixels
+from probgen.nn.convolutions import Network
+from probgen.nn.pixels import Picture, Pixels
 from probgen.schema import Schema
 from probgen.table import Encoded, encode
 

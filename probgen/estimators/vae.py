@@ -18,8 +18,9 @@ from probgen.estimators.features import LatentFeatures
 from probgen.estimators.network import NetworkDensity
 from probgen.families.autoencoder import Autoencoder, Bound, BoundKind, Scale
 from probgen.family import Family
-from probgen.nn.convolutions import Network, Pixels
+from probgen.nn.convolutions import Network
 from probgen.nn.latents import GuideKind, PriorKind
+from probgen.nn.pixels import Pixels
 from probgen.schema import Schema
 from probgen.table import Encoded
 
@@ -84,6 +85,21 @@ class VAE(LatentFeatures, NetworkDensity):
         Parts of the mixture that a number follows given z.
     components : int
         Pseudo-rows of ``prior="mixture"``.
+    network : {"dense", "conv"}
+        "conv" reads and writes an image by convolutions, with `hidden` as dense layers between
+        them and the latents; other columns and the context join there.
+    shape : (int, int), optional
+        Height and width of the image, in pixels, for ``network="conv"``.
+    pixels : {"auto", "bernoulli", "logistic", "normal"}
+        What all pixels are, whatever single ones look like: a pixel that no training image has
+        ink in is modelled like the others. "bernoulli": black or white (0, 1); values between
+        are probabilities of a 1, drawn anew in every training step (Salakhutdinov and Murray
+        2008), once for held-out rows, and refused elsewhere (`probgen.datasets.binarised`
+        draws). "logistic": grey levels from 0 to the largest of any pixel (255 where that is
+        above 127) as a logistic cut into cells (Salimans et al. 2017). "normal": real numbers.
+        "auto" treats each pixel as any column.
+    image : sequence of column names, optional
+        The pixels, row after row from the top. None: all columns that are modelled.
 
     Other parameters are those of `NetworkDensity` and `Density`.
 
@@ -103,7 +119,9 @@ class VAE(LatentFeatures, NetworkDensity):
     (2014), Stochastic backpropagation. Mattei and Frellsen (2019), MIWAE: deep generative
     modelling and imputation of incomplete data sets. Nazabal, Olmos, Ghahramani and Valera
     (2020), Handling incomplete heterogeneous data using VAEs. Im, Ahn, Memisevic and Bengio
-    (2017), Denoising criterion for variational auto-encoding framework.
+    (2017), Denoising criterion for variational auto-encoding framework. Salakhutdinov and Murray
+    (2008), On the quantitative analysis of deep belief networks. Salimans, Karpathy, Chen and
+    Kingma (2017), PixelCNN++.
 
     Examples
     --------
@@ -186,9 +204,7 @@ class VAE(LatentFeatures, NetworkDensity):
     # --- images -----------------------------------------------------------------------
 
     def _describe(self, frame: pd.DataFrame, given: Sequence[Hashable]) -> Schema:
-        check_settings(
-            self, network=("dense", "conv"), pixels=("auto", "bernoulli", "logistic", "normal")
-        )
+        check_settings(self, network=get_args(Network), pixels=get_args(Pixels))
         if self.schema is not None or self.pixels == "auto":
             return super()._describe(frame, given)
         modelled = [name for name in frame.columns if name not in given]

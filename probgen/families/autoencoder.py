@@ -24,7 +24,7 @@ from probgen.batch import Batch
 from probgen.conditionals import Conditionals, Drawn, Levels, Reals, atom_slots, unseen_rows
 from probgen.family import Family
 from probgen.nn.cells import Cells, picked
-from probgen.nn.convolutions import Picture, coders
+from probgen.nn.convolutions import coders
 from probgen.nn.factors import Factors, ridge
 from probgen.nn.heads import CodeHead, CountHead, Heads, RealHead
 from probgen.nn.latents import (
@@ -39,7 +39,7 @@ from probgen.nn.latents import (
     PriorKind,
 )
 from probgen.nn.linear_start import LinearStart, log_scale
-from probgen.queries.noise import Stream
+from probgen.nn.pixels import Picture
 from probgen.schema import Schema
 
 __all__ = ["Autoencoder", "Bound", "BoundKind", "Scale"]
@@ -50,8 +50,8 @@ Scale: TypeAlias = Literal["cell", "column", "table"]
 PARTICLES, VALUES = 64, 4
 #: rows that training starts from
 STARTED = 5_000
-#: numbers in the widest intermediate: 4 MB of float64
-WIDE = 2**19
+#: numbers in the widest intermediate of cells given others
+HELD = 2**22
 #: smallest scale of a cell relative to that of its column: no density grows without bound
 LEAST = 0.01
 
@@ -362,17 +362,11 @@ class Autoencoder(Family):
 
         return self.latents, weights
 
-    def propose(
-        self, batch: Batch, values: dict[str, Tensor], keys: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Latents from the guide, and unseen cells drawn given them."""
-        stream = Stream(keys, axis=0)
-        guide, about, x = self.at(batch), self._about(batch), _values(batch)
-        noise = stream.normal((len(batch), self.latents)).to(guide.mean.dtype)
-        z, log_q = guide.draw(noise)
-        out = self._outputs(z, about)
-        log_weight = self._rows(out, x, batch.seen) + self.prior.log_prob(z) - log_q
-        return self._filled(out, x, batch.seen, stream.uniform), log_weight
+    def from_noise(self, batch: Batch, noise: Tensor, generator: torch.Generator) -> Tensor:
+        """Unseen cells drawn given the latents that the guide maps noise (n, L) to."""
+        guide, x = self.at(batch), _values(batch)
+        z, _ = guide.draw(noise.to(guide.mean.dtype))
+        return self._filled(self._outputs(z, self._about(batch)), x, batch.seen, generator)
 
     def _filled(self, out: Tensor, x: Tensor, seen: Tensor, source: Any) -> Tensor:
         """Rows x (n, m) with their unseen cells drawn from outputs (n, width)."""
@@ -406,7 +400,7 @@ class Autoencoder(Family):
     def conditionals(self, batch: Batch) -> Conditionals:
         """Each unseen cell given the seen ones: the weighted mixture over draws of the guide."""
         n, k = len(batch), PARTICLES
-        step = max(1, WIDE // (k * self.row_cost))
+        step = max(1, HELD // (k * self.row_cost))
         found: dict[int, list[tuple[Tensor, Any]]] = {}
         for at in range(0, n, step):
             rows = torch.arange(at, min(n, at + step), device=batch.seen.device)
@@ -428,11 +422,11 @@ class Autoencoder(Family):
         found: Conditionals = {}
         for i, off in unseen_rows(slots, batch.seen).items():
             number, member, span = self.heads.at[i]
-            own, mine = out[:, off][..., span], share[:, off]
+            own, mine = out[..., span][:, off], share[:, off]
             if i in atoms:  # the number is that of a row without atom
                 _, atom, place = self.heads.at[atoms[i]]
                 head: Any = self.heads.each()[self.heads.at[atoms[i]][0]]
-                none = _probs(head, out[:, off][..., place])[..., 0]
+                none = _probs(head, out[..., place][:, off])[..., 0]
                 mine = mine * none
             head = self.heads.each()[number]
             found[i] = off, _mixed(head, member, own, mine, slots[i].size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -60,9 +60,6 @@ class Cells(nn.Module):
     Parameters
     ----------
     slots : sequence of Slot
-    ranks : collection of int
-        Ordered slots of which the rank and a seen-flag are read and no more, such as the grey
-        levels of pixels.
 
     Attributes
     ----------
@@ -76,21 +73,18 @@ class Cells(nn.Module):
     centre: Tensor
     scale: Tensor
 
-    def __init__(self, slots: Sequence[Slot], ranks: Collection[int] = ()) -> None:
+    def __init__(self, slots: Sequence[Slot]) -> None:
         super().__init__()
         self.slots = tuple(slots)
         self.numbers = [i for i, slot in enumerate(slots) if slot.kind != "category"]
         self.counts = [i for i in self.numbers if slots[i].kind == "count"]
         groups = grouped(slots, "category")
         self.pairs = [i for (size, _), own in groups.items() if size == 2 for i in own]
-        by_rank = [i for (size, ordered), own in groups.items()
-                   if ordered and size > 2 for i in own]  # fmt: skip
-        self.plain = [i for i in by_rank if i in ranks]
-        self.ranked = self.plain + [i for i in by_rank if i not in ranks]
+        self.ranked = [i for (size, by_rank), own in groups.items()
+                       if by_rank and size > 2 for i in own]  # fmt: skip
         by_width: dict[int, list[int]] = {}
         for (size, _), own in groups.items():
-            own = [i for i in own if i not in self.plain]
-            if size != 2 and own:
+            if size != 2:
                 by_width.setdefault(min(size, WIDEST), []).extend(own)
         self.looked_up = list(by_width.values())
         self.embeddings = nn.ParameterList(
@@ -101,8 +95,7 @@ class Cells(nn.Module):
         for number, own in enumerate(self.looked_up):
             sizes = torch.tensor([slots[i].size for i in own])
             self.register_buffer(f"offset{number}", sizes.cumsum(0) - sizes, persistent=False)
-        owner = [*self.numbers, *self.numbers, *self.pairs, *self.pairs, *self.ranked,
-                 *self.plain]  # fmt: skip
+        owner = [*self.numbers, *self.numbers, *self.pairs, *self.pairs, *self.ranked]
         for own, table in zip(self.looked_up, self.embeddings, strict=True):
             owner += [i for i in own for _ in range(table.shape[1])]
         self.width = len(owner)
@@ -167,8 +160,6 @@ class Cells(nn.Module):
             on = picked(seen, self.ranked) & (code <= top)
             rank = torch.where(on, 2 * code / top - 1, 0.0)
             parts.append(rank.to(self.centre.dtype))
-            if self.plain:
-                parts.append(on[:, : len(self.plain)].to(self.centre.dtype))
         for number, own in enumerate(self.looked_up):
             code = picked(x, own).long() + self.get_buffer(f"offset{number}")
             value = nn.functional.embedding(code, self.embeddings[number])

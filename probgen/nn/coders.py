@@ -6,7 +6,7 @@ Encoders and decoders of other architectures have the attributes and methods of 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch.nn.functional import dropout
 from probgen.columns import Slot
 from probgen.nn.cells import Cells
 from probgen.nn.heads import Heads
+from probgen.nn.pixels import PixelCells
 
 __all__ = ["DenseDecoder", "DenseEncoder", "Layers", "beside"]
 
@@ -68,10 +69,10 @@ class DenseEncoder(nn.Module):
         context: int,
         hidden: Sequence[int],
         share: float = 0.0,
-        ranks: Collection[int] = (),
+        cells: Cells | PixelCells | None = None,
     ) -> None:
         super().__init__()
-        self.cells = Cells(slots, ranks)
+        self.cells = cells or Cells(slots)
         self.features, self.context = self.cells.width, context
         self.direct = self.features + context
         self.layers = Layers(self.direct, hidden, share)

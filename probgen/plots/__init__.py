@@ -6,6 +6,7 @@ close it with ``matplotlib.pyplot.close``.
 
 from probgen.plots.accessor import Plots
 from probgen.plots.fits import loss
+from probgen.plots.latents import latents
 from probgen.plots.maps import components, density, latent
 from probgen.plots.marginals import marginals
 from probgen.plots.pairs import pairs
@@ -15,6 +16,6 @@ from probgen.plots.uniform import pit, ranks
 from probgen.plots.warps import warp
 
 __all__ = [
-    "Plots", "components", "density", "elpd", "gains", "khat", "latent", "loss", "marginals",
-    "p_values", "pairs", "pit", "ranks", "surprisal", "warp", "waterfall",
+    "Plots", "components", "density", "elpd", "gains", "khat", "latent", "latents", "loss",
+    "marginals", "p_values", "pairs", "pit", "ranks", "surprisal", "warp", "waterfall",
 ]  # fmt: skip

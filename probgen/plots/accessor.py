@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from probgen.density import Density
 from probgen.plots import fits, maps, rows, trust, uniform, warps
+from probgen.plots.latents import latents
 from probgen.plots.marginals import marginals
 from probgen.plots.pairs import pairs
 
@@ -118,6 +119,19 @@ class Plots:
         `colour` names a column of the table that colours the rows.
         """
         return maps.latent(self._model, table, dimensions, colour, rows, random_state, ax)
+
+    def latents(
+        self,
+        table: Any,
+        colour: Hashable | None = None,
+        rows: int = 1000,
+        random_state: int = 0,
+    ) -> Panels:
+        """What each latent dimension holds, and where the rows lie; see `probgen.plots.latents`.
+
+        `colour` names a column of the table that colours the rows.
+        """
+        return latents(self._model, table, colour, rows, random_state)
 
     def warp(self, table: Any, lines: int = 13, rows: int = 1000, random_state: int = 0) -> Panels:
         """A grid of a flow's base space and its image in the table; see `probgen.plots.warp`."""

@@ -32,7 +32,7 @@ from probgen.table import to_frame
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["components", "density", "latent"]
+__all__ = ["coloured", "components", "density", "latent", "mass_levels"]
 
 #: places on either axis at which a joint density is computed
 GRID, GRID_IN_CONTEXT = 64, 24
@@ -93,7 +93,7 @@ def density(
     ax = own_axes(ax, (5.6, 5.0))
     xy = _places(model, shown, (across, down))
     ax.scatter(xy[:, 0], xy[:, 1], s=9, c=DATA, alpha=0.45, linewidths=0, rasterized=True)
-    levels, kept = _levels(height, spans[0].warp(x), spans[1].warp(y), sorted(masses)[::-1])
+    levels, kept = mass_levels(height, spans[0].warp(x), spans[1].warp(y), sorted(masses)[::-1])
     lines = ax.contour(x, y, height, levels=levels, colors=MODEL,
                        linewidths=np.linspace(0.9, 2.0, len(levels)), zorder=3)  # fmt: skip
     _dress(ax, spans, (across, down))
@@ -102,7 +102,7 @@ def density(
     return clean(ax)
 
 
-def _levels(
+def mass_levels(
     height: Array, x: Array, y: Array, masses: list[float]
 ) -> tuple[list[float], list[float]]:
     """Heights, rising, above which these shares of the mass lie, and the shares."""
@@ -292,7 +292,7 @@ def latent(
     if len(means) == 1:
         names[1] = f"{names[0]}.sd"
     y = found[names[1]].to_numpy()
-    _coloured(ax, x, y, None if colour is None else shown[colour], model, colour)
+    coloured(ax, x, y, None if colour is None else shown[colour], model, colour)
     if len(means) > 1:
         sd = [float(found[f"{name}.sd"].mean()) for name in names]
         ax.errorbar(x.mean(), y.mean(), xerr=sd[0], yerr=sd[1], color="black", capsize=3,
@@ -302,7 +302,7 @@ def latent(
     return clean(ax)
 
 
-def _coloured(
+def coloured(
     ax: Axes, x: Array, y: Array, by: pd.Series | None, model: Density, name: Hashable
 ) -> None:
     """Rows, by level or along a scale of numbers."""

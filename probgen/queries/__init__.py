@@ -9,8 +9,10 @@ from probgen.queries.density import Estimate, log_prob, log_prob_given
 from probgen.queries.divergences import (
     ACTIVE,
     Divergences,
+    LatentDraws,
     Moments,
     latent_divergences,
+    latent_draws,
     latent_moments,
 )
 from probgen.queries.draws import Predictive, draw_globals, encoded
@@ -30,6 +32,7 @@ __all__ = [
     "Divergences",
     "Drawn",
     "Estimate",
+    "LatentDraws",
     "Moments",
     "Predictive",
     "draw",
@@ -39,6 +42,7 @@ __all__ = [
     "interval",
     "latent",
     "latent_divergences",
+    "latent_draws",
     "latent_moments",
     "log_pairs",
     "log_prob",

@@ -19,7 +19,15 @@ from probgen.queries.latents import latent
 from probgen.queries.noise import Stream
 from probgen.session import guarded
 
-__all__ = ["ACTIVE", "Divergences", "Moments", "latent_divergences", "latent_moments"]
+__all__ = [
+    "ACTIVE",
+    "Divergences",
+    "LatentDraws",
+    "Moments",
+    "latent_divergences",
+    "latent_draws",
+    "latent_moments",
+]
 
 #: variance over rows of the mean of a latent, in units of the prior variance, above which it is
 #: active (Burda et al. 2016)
@@ -97,7 +105,7 @@ def latent_moments(predictive: Predictive, batch: Batch, member: int = 0) -> dic
     for name, prior in priors.items():
         if prior is not None and name in found:
             parts = (part[: len(batch)].double() for part in (*found[name], *prior))
-            made[name] = Moments(*(_flat(part) for part in parts))
+            made[name] = Moments(*(flat(part) for part in parts))
     return made
 
 
@@ -191,6 +199,62 @@ def latent_divergences(
                  for name, own in moments.items()}  # fmt: skip
         total = _together(family, batch, values, plan, sites, particles)
     return found, total
+
+
+@dataclass(frozen=True)
+class LatentDraws:
+    """Draws of one latent site.
+
+    Attributes
+    ----------
+    guide : Tensor (n, L)
+        One of q(z | row) for each row: draws of the aggregate posterior.
+    prior : Tensor (K * n, L)
+        K of p(z) for each row.
+    normal : tuple of two Tensors (L,), optional
+        Means and sds of the prior, where it is independent normals, the same for all rows.
+    """
+
+    guide: Tensor
+    prior: Tensor
+    normal: tuple[Tensor, Tensor] | None
+
+
+def latent_draws(
+    predictive: Predictive, batch: Batch, particles: int = 4, member: int = 0
+) -> dict[str, LatentDraws]:
+    """Draws of the continuous row latents of guide and model, by site; the same at each call.
+
+    Under the first draw of the globals; `particles` of the prior a row.
+    """
+    family, draws = predictive.members[member], predictive.draws[member]
+    known = latent_moments(predictive, batch, member)
+    if not known or not len(batch):
+        return {}
+    batch, values = keyed(batch), one_draw(draws, 0)
+    found = {}
+    with torch.no_grad(), guarded(0):
+        plan = survey(family, batch, values)
+        tiled, keys = tile(batch, particles)
+        both = _both(family, tiled, values, plan, keys)
+        for name in known:
+            (q, p), n = both[name], len(batch)
+            drawn = p["fn"].sample().reshape(q["value"].shape)
+            found[name] = LatentDraws(
+                flat(q["value"])[:n].double(), flat(drawn).double(), _one_normal(p["fn"])
+            )
+    return found
+
+
+def _one_normal(fn: Any) -> tuple[Tensor, Tensor] | None:
+    """Means and sds (L,) of independent normals that are the same for all rows."""
+    while isinstance(fn, td.Independent):
+        fn = fn.base_dist
+    if not isinstance(fn, td.Normal) or not len(fn.mean):
+        return None
+    mean, sd = flat(fn.mean).double(), flat(fn.stddev).double()
+    alike = bool((mean == mean[0]).all() and (sd == sd[0]).all())
+    return (mean[0], sd[0]) if alike else None
 
 
 # --- one dimension at a time ------------------------------------------------------------------
@@ -340,6 +404,6 @@ def _moments(fn: Any, value: Tensor) -> tuple[Tensor, Tensor] | None:
     return (mean, sd) if mean.shape == value.shape else None
 
 
-def _flat(value: Tensor) -> Tensor:
+def flat(value: Tensor) -> Tensor:
     """(n, ...) as (n, dimensions)."""
     return value.flatten(1) if value.dim() > 1 else value[:, None]

@@ -440,9 +440,6 @@ class ThroughPair(Autoencoder):
     def conditionals(self, batch):
         return None
 
-    def propose(self, batch, values, keys):
-        return None
-
 
 @pytest.mark.parametrize(("guide", "prior"), itertools.product(GUIDES, PRIORS))
 def test_the_generic_answers_are_those_of_the_family(guide, prior):
