@@ -254,20 +254,24 @@ def test_dimensions_agree_with_quadrature(birds, settings):
         np.testing.assert_allclose(own["activity"], mean.var(0))
 
 
-@pytest.mark.parametrize("prior", ["mixture", "flow"])
-def test_all_dimensions_together(prior):
-    model = fitted(guide="full", prior=prior, components=4, max_epochs=10)
+@pytest.mark.parametrize(
+    "prior, guide", [("mixture", "full"), ("flow", "full"), ("normal", "flow")]
+)
+def test_all_dimensions_together(prior, guide):
+    model = fitted(guide=guide, prior=prior, components=4, max_epochs=10)
     table = penguins().iloc[::4]
     found = model.latent_summary(table).loc["all"]
     torch.manual_seed(1)
     with torch.no_grad():
         family = model.members_[0]
         guide = family.at(batch_of(model, table))
-        z, log_q = guide.draw(torch.randn(60, *guide.mean.shape, dtype=torch.float64))
+        noise = torch.randn(10 if guide.warp else 60, *guide.mean.shape, dtype=torch.float64)
+        z, log_q = guide.draw(noise)
+        torch.testing.assert_close(guide.log_prob(z), log_q)
         pooled = guide.log_prob(z[:, :, None]).logsumexp(2) - np.log(len(table))
         log_p = family.prior.log_prob(z)
     error = 4.5 * found["se"]  # that of the check itself is a third of it
-    assert error < 0.3
+    assert error < 0.5
     assert found["kl"] == pytest.approx(float((log_q - log_p).mean()), abs=error)
     assert found["mutual_information"] == pytest.approx(float((log_q - pooled).mean()), abs=error)
     assert found["aggregate_kl"] == pytest.approx(float((pooled - log_p).mean()), abs=error)
