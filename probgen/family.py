@@ -172,6 +172,13 @@ class Family(nn.Module):
         """
         return None
 
+    def from_noise(self, batch: Batch, noise: Tensor, generator: torch.Generator) -> Tensor:
+        """Rows x (n, m) with their unseen cells drawn given the latents of noise (n, L).
+
+        For families that have `importance`.
+        """
+        raise TypeError(f"{type(self).__name__} has no latents of noise")
+
     def estimate_given(
         self, batch: Batch, given: Batch
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, str] | None:

@@ -382,7 +382,7 @@ def _foreign_code(found: list[Any], column: Column, unseen: Unseen) -> int:
     if column.kind != "boolean":
         advice += ", or unseen='rare' for the mass of the reserved level"
     elif (column.levels or ())[:1] == (0,):  # a black and white pixel
-        advice += ", draw 0 or 1 from a probability by probgen.datasets.binarised"
+        advice += ", or draw 0 or 1 from a probability by probgen.datasets.binarised"
     advice += "; else replace them by NaN, or fit with a schema that declares them"
     raise SchemaError(
         message(

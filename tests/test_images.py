@@ -107,7 +107,7 @@ def test_heads_take_the_logistic_where_they_are_asked_to():
     assert [type(head).__name__ for head in heads.each()] == [
         "CategoryHead", "LogisticHead", "CategoryHead", "RealHead"
     ]  # fmt: skip
-    assert heads.width == 7 + 2 + 1 + 5
+    assert heads.width == 7 + 2 + 1 + 2
 
 
 # --- convolutions ---------------------------------------------------------------------------
@@ -299,6 +299,13 @@ def test_images_with_holes_are_fitted_and_filled():
     assert filled.isin(range(17)).all().all()
     nothing = model.log_prob(holes.iloc[[0]], details=True).iloc[0]
     assert abs(nothing["log_prob"]) <= 4 * nothing["se"]
+
+
+def test_a_pixel_may_be_missing_in_all_images():
+    table = split()[0].iloc[:60].astype(float).assign(r3c3=np.nan)
+    model = fit(table, pixels="logistic", max_epochs=1)
+    assert model.impute(table.iloc[:2])["r3c3"].isin(range(17)).all()
+    assert np.isfinite(model.log_prob(split()[0].iloc[:2])).all()
 
 
 @pytest.mark.parametrize("prior", ["normal", "mixture"])

@@ -176,14 +176,15 @@ def test_the_verb_shows_the_particles_and_says_which_error_was_missed(fitted):
     model, table = fitted
     plain = model.log_prob(table, details=True)
     assert "particles" not in plain
-    found = model.log_prob(table, details=True, error=0.02)
-    assert found["particles"].max() > 512 and (found["se"] <= 0.02).mean() > 0.5
+    found = model.log_prob(table, details=True, error=0.05)
+    assert found["particles"].max() > 512 and found["particles"].min() < 2**16
+    assert ((found["se"] <= 0.05) | (found["particles"] == 2**16)).all()
     with pytest.warns(ApproximationWarning, match=r"error above 1e-06 nats in 20 of 20"):
         model.log_prob(table, error=1e-6, particles=2**16)
     with pytest.raises(ApproximationError):
         model.log_prob(table, error=1e-6, particles=2**16, strict=True)
-    given = model.log_prob(table[["b"]], given=table[["a"]], details=True, error=0.02)
-    assert (given["se"] <= 0.02).mean() > 0.5
+    given = model.log_prob(table[["b"]], given=table[["a"]], details=True, error=0.05)
+    assert ((given["se"] <= 0.05) | (given["particles"] == 2**17)).all()
 
 
 def test_exact_densities_take_no_particles():

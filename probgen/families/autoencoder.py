@@ -40,7 +40,6 @@ from probgen.nn.latents import (
 )
 from probgen.nn.linear_start import LinearStart, log_scale
 from probgen.nn.pixels import Picture
-from probgen.queries.noise import Stream
 from probgen.schema import Schema
 
 __all__ = ["Autoencoder", "Bound", "BoundKind", "Scale"]
@@ -363,17 +362,11 @@ class Autoencoder(Family):
 
         return self.latents, weights
 
-    def propose(
-        self, batch: Batch, values: dict[str, Tensor], keys: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Latents from the guide, and unseen cells drawn given them."""
-        stream = Stream(keys, axis=0)
-        guide, about, x = self.at(batch), self._about(batch), _values(batch)
-        noise = stream.normal((len(batch), self.latents)).to(guide.mean.dtype)
-        z, log_q = guide.draw(noise)
-        out = self._outputs(z, about)
-        log_weight = self._rows(out, x, batch.seen) + self.prior.log_prob(z) - log_q
-        return self._filled(out, x, batch.seen, stream.uniform), log_weight
+    def from_noise(self, batch: Batch, noise: Tensor, generator: torch.Generator) -> Tensor:
+        """Unseen cells drawn given the latents that the guide maps noise (n, L) to."""
+        guide, x = self.at(batch), _values(batch)
+        z, _ = guide.draw(noise.to(guide.mean.dtype))
+        return self._filled(self._outputs(z, self._about(batch)), x, batch.seen, generator)
 
     def _filled(self, out: Tensor, x: Tensor, seen: Tensor, source: Any) -> Tensor:
         """Rows x (n, m) with their unseen cells drawn from outputs (n, width)."""

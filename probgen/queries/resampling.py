@@ -5,6 +5,7 @@ picked with probability proportional to its weight (sampling-importance-resampli
 1988), and a few Metropolis steps that propose afresh from the same source move the pick
 towards the exact conditional. Candidates come, in this order, from
 
+- noise, where the family weighs it (`Family.importance`): the cells are drawn for the pick alone;
 - the family itself (`Family.propose`);
 - its row latents, drawn from the guide, and the cells that the model generates from them;
 - a companion density with exact conditionals.
@@ -12,9 +13,9 @@ towards the exact conditional. Candidates come, in this order, from
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -85,13 +86,24 @@ class Drawn:
             self.method = other.method
 
 
+_Found = TypeVar("_Found")
+
+
 class _Candidates(NamedTuple):
-    x: Tensor  # (K, n, m)
+    x: Tensor  # (K, n, m), or what the rows are made from
     log_weight: Tensor  # (K, n)
 
 
 #: `times` candidates for each row of a batch
-_Source = Callable[[Batch, int], _Candidates]
+_Propose = Callable[[Batch, int], _Candidates]
+
+
+class _Source(NamedTuple):
+    """Where candidates come from, what a row takes at most, and rows (n, m) from picks (n, .)."""
+
+    propose: _Propose
+    share: int
+    rows: Callable[[Batch, Tensor], Tensor] = lambda batch, x: x
 
 
 def resample(predictive: Predictive, batch: Batch, generator: torch.Generator) -> Drawn:
@@ -118,9 +130,9 @@ def resample(predictive: Predictive, batch: Batch, generator: torch.Generator) -
     Statistics 3. Andrieu, Doucet and Holenstein (2010), Particle Markov chain Monte Carlo
     methods, JRSS B 72: the step that picks anew among the present row and fresh candidates.
     """
-    source, share = _source(predictive, batch, generator)
+    source = _source(predictive, batch, generator)
     # what one call works on, and what all candidates take, are both bounded
-    most = min(TILED // share, HELD // (CANDIDATES * max(1, batch.seen.shape[1])))
+    most = min(TILED // source.share, HELD // (CANDIDATES * max(1, batch.seen.shape[1])))
     parts = [
         _resampled(source, batch.take(rows), generator)
         for rows in chunks(len(batch), max(1, most))
@@ -134,15 +146,15 @@ def resample(predictive: Predictive, batch: Batch, generator: torch.Generator) -
 
 
 def _resampled(source: _Source, batch: Batch, generator: torch.Generator) -> Drawn:
-    x, log_weight = source(batch, CANDIDATES)
+    x, log_weight = source.propose(batch, CANDIDATES)
     share = _softmax(log_weight)
     ess, khat = 1 / share.square().sum(0), _shapes(batch, log_weight)
     now = _picked(x, log_weight, generator)
     for _ in range(STEPS):
-        fresh = source(batch, FRESH)
+        fresh = source.propose(batch, FRESH)
         both = torch.cat([now.x, fresh.x]), torch.cat([now.log_weight, fresh.log_weight])
         now = _picked(*both, generator)
-    return Drawn(now.x[0], ess, khat)
+    return Drawn(source.rows(batch, now.x[0]), ess, khat)
 
 
 def _shapes(batch: Batch, log_weight: Tensor) -> Tensor:
@@ -178,21 +190,47 @@ def _picked(x: Tensor, log_weight: Tensor, generator: torch.Generator) -> _Candi
 # --- where candidates come from ------------------------------------------------------------
 
 
-def _source(
-    predictive: Predictive, batch: Batch, generator: torch.Generator
-) -> tuple[_Source, int]:
-    """Where candidates come from, and how many of a row are worked on at once at most."""
+def _source(predictive: Predictive, batch: Batch, generator: torch.Generator) -> _Source:
+    """Where candidates come from."""
+    none = batch.take(slice(0, 0))
+    if all(member.importance(none) is not None for member in predictive.members):
+        return _from_noise(predictive.members, generator)
     ways = []
     for member, draws in zip(predictive.members, predictive.draws, strict=True):
         way = _own_way(member, draws, batch)
         if way is None:
-            return _from_companion(predictive, generator), CANDIDATES
+            return _Source(_from_companion(predictive, generator), CANDIDATES)
         ways += [_AtDraw(way, one_draw(draws, s)) for s in range(count_draws(draws))]
     share = -(-CANDIDATES // min(len(ways), CANDIDATES))
-    return lambda rows, times: _over_draws(ways, rows, times, generator), share
+    return _Source(lambda rows, times: _over_draws(ways, rows, times, generator), share)
 
 
-def _from_companion(predictive: Predictive, generator: torch.Generator) -> _Source:
+def _from_noise(members: Sequence[Family], generator: torch.Generator) -> _Source:
+    """Noise that the members weigh; a candidate is noise (L,) and the number of its member."""
+
+    def propose(batch: Batch, times: int) -> _Candidates:
+        turn = torch.randperm(len(members), generator=generator)
+        parts, weights = [], []
+        for r in turn[:times].tolist():
+            size, weigh = _require(members[r].importance(batch))
+            count = len(range(int((turn == r).nonzero()), times, len(members)))
+            noise = torch.randn(count, len(batch), size, generator=generator, dtype=torch.float64)
+            noise = noise.to(batch.seen.device)
+            parts.append(torch.nn.functional.pad(noise, (0, 1), value=r))
+            weights.append(weigh(noise).double())
+        return _Candidates(torch.cat(parts), torch.cat(weights))
+
+    def rows(batch: Batch, picks: Tensor) -> Tensor:
+        x = encoded(batch).double().clone()
+        for r in picks[:, -1].unique().tolist():
+            own = (picks[:, -1] == r).nonzero()[:, 0]
+            x[own] = members[int(r)].from_noise(batch.take(own), picks[own, :-1], generator)
+        return x
+
+    return _Source(propose, CANDIDATES, rows)
+
+
+def _from_companion(predictive: Predictive, generator: torch.Generator) -> _Propose:
     companion = companion_of(predictive)
 
     def proposed(rows: Batch, times: int) -> _Candidates:
@@ -228,7 +266,7 @@ def _own_way(member: Family, draws: Draws, batch: Batch) -> _Way | None:
     return lambda rows, at, noise: _through_latents(member, rows, at, noise, plan)
 
 
-def _require(found: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+def _require(found: _Found | None) -> _Found:
     assert found is not None  # noqa: S101 - asked once before
     return found
 
