@@ -17,6 +17,7 @@ from sklearn.utils import estimator_checks as checks
 
 import probgen as pg
 from probgen.datasets import penguins
+from tests import pairs
 
 FAST = {"hidden": (32,), "noise": 0.0, "compile": False, "random_state": 0}
 pytestmark = pytest.mark.filterwarnings(
@@ -254,20 +255,24 @@ def test_dimensions_agree_with_quadrature(birds, settings):
         np.testing.assert_allclose(own["activity"], mean.var(0))
 
 
-@pytest.mark.parametrize("prior", ["mixture", "flow"])
-def test_all_dimensions_together(prior):
-    model = fitted(guide="full", prior=prior, components=4, max_epochs=10)
+@pytest.mark.parametrize(
+    "prior, guide", [("mixture", "full"), ("flow", "full"), ("normal", "flow")]
+)
+def test_all_dimensions_together(prior, guide):
+    model = fitted(guide=guide, prior=prior, components=4, max_epochs=10)
     table = penguins().iloc[::4]
     found = model.latent_summary(table).loc["all"]
     torch.manual_seed(1)
     with torch.no_grad():
         family = model.members_[0]
         guide = family.at(batch_of(model, table))
-        z, log_q = guide.draw(torch.randn(60, *guide.mean.shape, dtype=torch.float64))
+        noise = torch.randn(10 if guide.warp else 60, *guide.mean.shape, dtype=torch.float64)
+        z, log_q = guide.draw(noise)
+        torch.testing.assert_close(guide.log_prob(z), log_q)
         pooled = guide.log_prob(z[:, :, None]).logsumexp(2) - np.log(len(table))
         log_p = family.prior.log_prob(z)
     error = 4.5 * found["se"]  # that of the check itself is a third of it
-    assert error < 0.3
+    assert error < 0.5
     assert found["kl"] == pytest.approx(float((log_q - log_p).mean()), abs=error)
     assert found["mutual_information"] == pytest.approx(float((log_q - pooled).mean()), abs=error)
     assert found["aggregate_kl"] == pytest.approx(float((pooled - log_p).mean()), abs=error)
@@ -378,3 +383,47 @@ def test_unfitted_models_have_no_features():
 def test_scikit_learns_checks_of_transformers(check):
     small = pg.VAE(latents=2, **{**FAST, "hidden": (8,)}, max_epochs=2)
     check("VAE", small)
+
+
+# --- other tables and families ----------------------------------------------------------------
+
+
+def test_context_atoms_dates_and_restarts():
+    """Every verb, on a table of other kinds, given a column."""
+    rng = np.random.default_rng(0)
+    n = 120
+    size = rng.normal(size=n)
+    table = pd.DataFrame({
+        "place": rng.choice(["north", "south"], n),
+        "rain": np.where(rng.random(n) < 0.4, 0.0, np.exp(size)),
+        "eggs": rng.poisson(np.exp(0.5 * size + 1)),
+        "day": pd.Timestamp("2020-01-01") + pd.to_timedelta(np.round(20 * size) + 90, "D"),
+        "big": size > 0,
+    })  # fmt: skip
+    table.loc[::9, "rain"] = np.nan
+    model = pg.VAE(latents=2, restarts=2, max_epochs=3, **FAST).fit(table, given=["place"])
+    own = table.drop(columns="place")
+    moved = model.traverse(table.head(3), dimensions=[1])
+    assert len(moved) == 15 and (moved.dtypes == own.dtypes).all()
+    back = model.reconstruct(table, latent=model.latent(table))
+    assert (back.dtypes == own.dtypes).all() and back.index.equals(table.index)
+    assert len(model.interpolate(table.head(2), table.tail(2))) == 10
+    assert model.attribute_vector(table, "rain == 0").notna().all()
+    assert model.latent_summary(table)["kl"].notna().all()
+    assert model.transform(table).shape == (n, 2)
+    with pytest.raises(pg.SchemaError, match="place"):
+        model.traverse(own.head(1))
+
+
+def test_a_pair_has_a_summary_too():
+    table = pairs.chain_table(120)
+    net = pairs.Autoencoder()
+    model = pairs.fit(table, net.model, net.guide)
+    found = model.latent_summary(table)
+    points = model.latent(table)
+    mean, sd = (points.filter(regex=end).to_numpy() for end in (r"\]$", r"sd$"))
+    wanted = (0.5 * (mean**2 + sd**2 - 1) - np.log(sd)).mean(0)
+    np.testing.assert_allclose(found["kl"].drop("all"), wanted, rtol=1e-6)
+    assert found.loc["all", "mutual_information"] <= np.log(120)
+    with pytest.raises(pg.NotSupported, match="VAE"):
+        model.traverse(table.head(1))

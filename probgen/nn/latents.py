@@ -56,12 +56,15 @@ class Posterior:
     warp : callable, optional
         Maps (N, L) one-to-one, for ``N / n`` particles of all rows, particle-major, and gives
         the log determinant (N,).
+    back : callable, optional
+        The inverse of that map.
     """
 
     mean: Tensor
     log_scale: Tensor
     lower: Tensor | None = None
     warp: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+    back: Callable[[Tensor], Tensor] | None = None
 
     def draw(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """z (..., n, L) from standard normal noise of that shape, and log q(z) (..., n).
@@ -78,15 +81,21 @@ class Posterior:
         return moved.view_as(z), log_q - log_det.view_as(log_q)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """log q(z) (..., n) anywhere, for guides without a warp."""
-        assert self.warp is None  # noqa: S101 - callers know their guide
+        """log q(z) (..., n) anywhere; with a warp at the cost of inverting it."""
+        log_det: Tensor | float = 0.0
+        if self.warp is not None and self.back is not None:
+            z = z.expand(torch.broadcast_shapes(z.shape, self.mean.shape))
+            base = self.back(z.reshape(-1, z.shape[-1]))
+            log_det = self.warp(base)[1].view(z.shape[:-1])
+            z = base.view(z.shape)
         gap = z - self.mean
         if self.lower is None:
             unit = gap * (-self.log_scale).exp()
         else:
             scale = self.scale_tril()
             unit = torch.linalg.solve_triangular(scale, gap.unsqueeze(-1), upper=False)[..., 0]
-        return -(0.5 * unit.square() + self.log_scale).sum(-1) - HALF_LOG_TAU * z.shape[-1]
+        log_q = -(0.5 * unit.square() + self.log_scale).sum(-1) - HALF_LOG_TAU * z.shape[-1]
+        return log_q - log_det
 
     def scale_tril(self) -> Tensor:
         """The scale matrix (n, L, L)."""
@@ -165,20 +174,28 @@ class Guide(nn.Module):
                 (torch.arange(n, device=h.device)[:, None], rows, columns), out[:, 2 * size :]
             )
         if self.warp is not None:
-            found.warp = self._bent(self.warp, h)
+            found.warp, found.back = self._bent(self.warp, h)
         return found
 
     @staticmethod
-    def _bent(warp: Warp, h: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    def _bent(
+        warp: Warp, h: Tensor
+    ) -> tuple[Callable[[Tensor], tuple[Tensor, Tensor]], Callable[[Tensor], Tensor]]:
+        """The warp of rows with features h, and its inverse."""
         context = h.T
 
-        def bend(z: Tensor) -> tuple[Tensor, Tensor]:
+        def about(z: Tensor) -> Tensor:
             times = len(z) // max(1, len(h))
-            about = context if times == 1 else context.repeat(1, times)
-            moved, log_det = warp(z.T, about)
+            return context if times == 1 else context.repeat(1, times)
+
+        def bend(z: Tensor) -> tuple[Tensor, Tensor]:
+            moved, log_det = warp(z.T, about(z))
             return moved.T, log_det
 
-        return bend
+        def unbend(z: Tensor) -> Tensor:
+            return warp.back(z.T, about(z)).T
+
+        return bend, unbend
 
 
 class _Warped(TorchDistribution):
@@ -207,9 +224,9 @@ class _Warped(TorchDistribution):
         return self._last[0]
 
     def log_prob(self, value: Tensor) -> Tensor:
-        if self._last is None or self._last[0] is not value:
-            raise NotImplementedError("a warped guide knows the density of its own draws only")
-        return self._last[1]
+        if self._last is not None and self._last[0] is value:
+            return self._last[1]
+        return self.own.log_prob(value)
 
 
 # --- priors ---------------------------------------------------------------------------------

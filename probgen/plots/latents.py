@@ -13,7 +13,7 @@ from scipy.stats import gaussian_kde, norm
 from probgen import queries
 from probgen.density import Density
 from probgen.errors import SchemaError, message
-from probgen.plots.maps import coloured, mass_levels
+from probgen.plots.maps import coloured
 from probgen.plots.shared import DATA, GREY, MODEL, Array, clean, grid_of_axes
 from probgen.table import encode, to_frame
 
@@ -25,7 +25,7 @@ __all__ = ["latents"]
 #: dimensions shown, at most
 SHOWN = 20
 #: shares of the prior's mass inside its contours
-MASSES = (0.5, 0.9)
+MASSES = (0.9, 0.5)
 #: draws of a prior that is no normal; width of the kernels of its density, by the spread of the
 #: draws; places a side
 DRAWN, WIDTH, PLACES = 6000, 0.08, 100
@@ -135,20 +135,18 @@ def _among(
     prior = np.stack([sites[site].prior[:, i].cpu().numpy() for site, i in chosen], 1)
     normals = [_normal(sites[site], i) for site, i in chosen]
     grids = [_grid(rows[:, i], prior[:, i]) for i in range(len(chosen))]
+    height, levels = _height(grids, prior, normals)
     if len(chosen) == 1:
-        height = _height(grids, prior, normals)
         ax.hist(rows[:, 0], bins=30, density=True, color=DATA, alpha=0.6, label="rows")
         ax.plot(grids[0], height, color=GREY, label="prior")
         ax.legend(frameon=False, fontsize="small")
         ax.set(xlabel=names[0], ylabel="density")
         return
     coloured(ax, rows[:, 0], rows[:, 1], by, model, colour)
-    x, y = grids
-    height = _height(grids, prior, normals).reshape(len(y), len(x))
-    levels, kept = mass_levels(height, x, y, sorted(MASSES)[::-1])
-    lines = ax.contour(x, y, height, levels=levels, colors=GREY, linewidths=1.2, zorder=3)
+    height = height.reshape(len(grids[1]), len(grids[0]))
+    lines = ax.contour(*grids, height, levels=levels, colors=GREY, linewidths=1.2, zorder=3)
     ax.clabel(lines, fmt={line: f"{100 * mass:g} %" for line, mass in
-                          zip(levels, kept, strict=True)}, fontsize="small")  # fmt: skip
+                          zip(levels, MASSES, strict=True)}, fontsize="small")  # fmt: skip
     ax.set(xlabel=names[0], ylabel=names[1])
     ax.set_title("one draw for each row, and the prior", fontsize="medium")
 
@@ -171,10 +169,20 @@ def _grid(rows: Array, prior: Array) -> Array:
     return np.linspace(low - room, high + room, PLACES)
 
 
-def _height(grids: list[Array], prior: Array, normals: list[tuple[float, float] | None]) -> Array:
-    """Density of the prior at all places of a grid, the last dimension first."""
+def _height(
+    grids: list[Array], prior: Array, normals: list[tuple[float, float] | None]
+) -> tuple[Array, list[float]]:
+    """Density of the prior at all places of a grid, the last dimension first, and the heights
+    above which it has the shares `MASSES`.
+    """
     if all(normal is not None for normal in normals):
         each = [norm.pdf(g, *n) for g, n in zip(grids, normals, strict=True) if n is not None]
-        return each[0] if len(each) == 1 else (each[1][:, None] * each[0]).ravel()
+        if len(each) == 1:
+            return each[0], []
+        peak = float(1 / (2 * np.pi * np.prod([n[1] for n in normals if n is not None])))
+        # of a normal in two dimensions
+        return np.outer(each[1], each[0]).ravel(), [peak * (1 - mass) for mass in MASSES]
+    estimate = gaussian_kde(prior[:DRAWN:2].T, WIDTH)
     places = np.meshgrid(*grids)
-    return gaussian_kde(prior[:DRAWN].T, WIDTH)(np.stack([place.ravel() for place in places]))
+    levels = np.quantile(estimate(prior[1:DRAWN:2].T), [1 - mass for mass in MASSES])
+    return estimate(np.stack([place.ravel() for place in places])), levels.tolist()

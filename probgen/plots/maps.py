@@ -32,7 +32,7 @@ from probgen.table import to_frame
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["coloured", "components", "density", "latent", "mass_levels"]
+__all__ = ["coloured", "components", "density", "latent"]
 
 #: places on either axis at which a joint density is computed
 GRID, GRID_IN_CONTEXT = 64, 24
@@ -93,7 +93,7 @@ def density(
     ax = own_axes(ax, (5.6, 5.0))
     xy = _places(model, shown, (across, down))
     ax.scatter(xy[:, 0], xy[:, 1], s=9, c=DATA, alpha=0.45, linewidths=0, rasterized=True)
-    levels, kept = mass_levels(height, spans[0].warp(x), spans[1].warp(y), sorted(masses)[::-1])
+    levels, kept = _levels(height, spans[0].warp(x), spans[1].warp(y), sorted(masses)[::-1])
     lines = ax.contour(x, y, height, levels=levels, colors=MODEL,
                        linewidths=np.linspace(0.9, 2.0, len(levels)), zorder=3)  # fmt: skip
     _dress(ax, spans, (across, down))
@@ -102,7 +102,7 @@ def density(
     return clean(ax)
 
 
-def mass_levels(
+def _levels(
     height: Array, x: Array, y: Array, masses: list[float]
 ) -> tuple[list[float], list[float]]:
     """Heights, rising, above which these shares of the mass lie, and the shares."""

@@ -145,8 +145,8 @@ class Structure(Latents):
         A dimension is looked at by itself, in its own marginals: of a normal guide and a normal
         or mixture prior they are exact, up to ``se``; of a guide that is a flow, normals with
         its moments; of a prior that is a flow, a kernel estimate. The row ``all`` takes guide
-        and prior as they are. Information and divergence of the aggregate are NaN there for a
-        guide that is a flow. Latents that depend on each other in the aggregate make the
+        and prior as they are; a guide that is a flow must be inverted for that, so that it looks
+        at 300 of the rows. Latents that depend on each other in the aggregate make the
         ``aggregate_kl`` of all exceed the sum over dimensions. Of globals with a posterior, one
         value is taken.
 
