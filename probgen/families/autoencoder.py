@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from probgen.batch import Batch
-from probgen.conditionals import Conditionals, Drawn, Levels, Reals, atom_slots, unseen_rows
+from probgen.conditionals import Conditionals, atom_slots
 from probgen.family import Family
-from probgen.nn.cells import Cells, picked
+from probgen.nn.cells import Cells
 from probgen.nn.convolutions import coders
-from probgen.nn.factors import Factors, ridge
-from probgen.nn.heads import CodeHead, CountHead, Heads, RealHead
+from probgen.nn.factors import Factors
+from probgen.nn.heads import Heads, RealHead
 from probgen.nn.latents import (
     WIDEST,
     FlowPrior,
@@ -38,16 +38,17 @@ from probgen.nn.latents import (
     Prior,
     PriorKind,
 )
-from probgen.nn.linear_start import LinearStart, log_scale
+from probgen.nn.linear_start import LinearStart
 from probgen.nn.pixels import Picture
+from probgen.nn.unseen import stacked, unseen_cells
 from probgen.schema import Schema
 
 __all__ = ["Autoencoder", "Bound", "BoundKind", "Scale"]
 
 BoundKind: TypeAlias = Literal["elbo", "iwae"]
 Scale: TypeAlias = Literal["cell", "column", "table"]
-#: latents of a row over which its unseen cells are averaged, and values of each for a count
-PARTICLES, VALUES = 64, 4
+#: latents of a row over which its unseen cells are averaged
+PARTICLES = 64
 #: rows that training starts from
 STARTED = 5_000
 #: numbers in the widest intermediate of cells given others
@@ -204,7 +205,9 @@ class Autoencoder(Family):
             self.context.start(batch.context, on, batch.weight)
         outputs = self.heads.start(x, batch.seen, batch.weight)
         if self.scale == "table":
-            outputs = self._alike(outputs)
+            for head, own in self.heads.split(outputs):
+                if isinstance(head, RealHead):
+                    head.alike(own, LEAST)
         outputs = self._linear(replace(batch, x=x), outputs, generator)
         if self.spread is not None:
             self.spread.copy_(outputs if self.scale == "column" else outputs[self.spreads].mean())
@@ -216,30 +219,20 @@ class Autoencoder(Family):
     def _linear(self, batch: Batch, outputs: Tensor, generator: torch.Generator) -> Tensor:
         """Start decoder and guide at factor analysis of some rows; the outputs of its centre."""
         n, size = len(batch), self.latents
-        few = torch.randperm(n, generator=generator)[: Factors.rows(size, min(n, STARTED))]
+        few = torch.randperm(n, generator=generator)
+        few = few[: Factors.rows(size, min(n, STARTED), self.heads.width)]
         some = batch.take(few.to(batch.seen.device))
         x, about = _values(some), self._about(some)
-        cells = LinearStart.of(self.heads, x, some.seen, some.weight)
-        slope = outputs.new_zeros(self.heads.width, 0)
-        if about is not None:
-            given, cells = cells.regress(about)
-            slope = cells.slopes(given.T, self.heads.width)
-        found = cells.factors(size, self.scale == "table")
-        slope = torch.cat([cells.slopes(found.loadings, self.heads.width), slope], 1)
-        outputs = cells.tightened(outputs, found.own)
-        self.decoder.start(outputs, slope)
+        start = LinearStart.of(self.heads, x, some.seen, some.weight)
+        found = start.fit(about, size, self.scale == "table")
+        outputs = start.tightened(outputs, found.factors.own)
+        self.decoder.start(outputs, found.slope)
         if self.encoder.direct:
-            inputs = self.encoder(self.encoder.read(x, some.seen), about)
-            inputs = inputs[:, -self.encoder.direct :].double()
-            line = torch.cat([found.mean, log_scale(found.variance, WIDEST)], 1)
-            self.posterior.start(*ridge(inputs, line, cells.weight))
-        return outputs
-
-    def _alike(self, outputs: Tensor) -> Tensor:
-        """Outputs on the scale of encoded cells, so that one scale can serve all columns."""
-        for head, own in self.heads.split(outputs):
-            if isinstance(head, RealHead):
-                head.alike(own, LEAST)
+            # the guide learns at once what a hole means: half of the rows have more of them
+            seen = self._hidden(some.seen, generator) if self.bound.masked else some.seen
+            inputs = self.encoder(self.encoder.read(x, seen), about)
+            direct = inputs[:, -self.encoder.direct :]
+            self.posterior.start(*found.line(seen, direct, WIDEST))
         return outputs
 
     def begin_epoch(self, epoch: int) -> None:
@@ -316,11 +309,7 @@ class Autoencoder(Family):
         if self.noise:
             x = x + self.noise * torch.randn_like(x) * self._of_kind("real", x)
         if self.bound.masked:
-            columns = [slot.column for slot in self.schema.slots]  # in Python: graphs need sizes
-            some = torch.rand(len(x), 2, device=x.device, dtype=x.dtype)
-            hidden = torch.where(some[:, 0] < self.bound.masked, some[:, 1], 0.0)
-            luck = torch.rand(len(x), 1 + max(columns), device=x.device, dtype=x.dtype)
-            seen = seen & (picked(luck, columns) >= hidden[:, None])
+            seen = self._hidden(seen)
         return x, seen, self._corrupted(x)
 
     def _redrawn(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -330,6 +319,21 @@ class Autoencoder(Family):
         u = torch.rand(x.shape, generator=generator, dtype=x.dtype,
                        device=x.device if generator is None else "cpu")  # fmt: skip
         return torch.where(self.drawn, (u.to(x.device) < x).to(x), x)
+
+    def _hidden(self, seen: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Which cells (n, m) stay seen: of some rows, random columns are hidden."""
+        columns = [slot.column for slot in self.schema.slots]  # in Python: graphs need sizes
+        some, luck = (
+            torch.rand(
+                len(seen),
+                width,
+                generator=generator,
+                device=seen.device if generator is None else generator.device,
+            ).to(seen.device)
+            for width in (2, 1 + max(columns))
+        )
+        share = torch.where(some[:, 0] < self.bound.masked, some[:, 1], 0.0)
+        return seen & (luck[:, columns] >= share[:, None])
 
     def _corrupted(self, x: Tensor) -> Tensor:
         share = self.bound.corruption
@@ -399,7 +403,7 @@ class Autoencoder(Family):
     @torch.no_grad()
     def conditionals(self, batch: Batch) -> Conditionals:
         """Each unseen cell given the seen ones: the weighted mixture over draws of the guide."""
-        n, k = len(batch), PARTICLES
+        n, k, slots = len(batch), PARTICLES, self.schema.slots
         step = max(1, HELD // (k * self.row_cost))
         found: dict[int, list[tuple[Tensor, Any]]] = {}
         for at in range(0, n, step):
@@ -412,59 +416,9 @@ class Autoencoder(Family):
             out = self._outputs(z, about)
             weight = self._rows(out, x, part.seen) + self.prior.log_prob(z) - log_q
             share = weight.double().softmax(0)
-            for slot, own in self._cells(part, out, share).items():
+            for slot, own in unseen_cells(slots, self.heads, part.seen, out, share).items():
                 found.setdefault(slot, []).append((rows[own[0]], own[1]))
-        return {slot: _stacked(parts) for slot, parts in found.items()}
-
-    def _cells(self, batch: Batch, out: Tensor, share: Tensor) -> Conditionals:
-        """By unseen slot, from outputs (K, n, width) of particles with shares (K, n)."""
-        slots, atoms = self.schema.slots, atom_slots(self.schema.slots)
-        found: Conditionals = {}
-        for i, off in unseen_rows(slots, batch.seen).items():
-            number, member, span = self.heads.at[i]
-            own, mine = out[..., span][:, off], share[:, off]
-            if i in atoms:  # the number is that of a row without atom
-                _, atom, place = self.heads.at[atoms[i]]
-                head: Any = self.heads.each()[self.heads.at[atoms[i]][0]]
-                none = _probs(head, out[..., place][:, off])[..., 0]
-                mine = mine * none
-            head = self.heads.each()[number]
-            found[i] = off, _mixed(head, member, own, mine, slots[i].size)
-        return found
-
-
-def _probs(head: CodeHead, out: Tensor) -> Tensor:
-    """Probabilities (K, c, codes) from outputs (K, c, width)."""
-    return head.probs(out.flatten(0, 1)).unflatten(0, out.shape[:2]).double()
-
-
-def _mixed(head: Any, member: int, out: Tensor, share: Tensor, size: int) -> Any:
-    """The mixture over particles of one slot: outputs (K, c, width), shares (K, c)."""
-    k, c = share.shape
-    if isinstance(head, CodeHead):
-        probs = (_probs(head, out) * share[..., None]).sum(0)
-        return Levels(nn.functional.pad(probs, (0, size - head.size)))
-
-    def wide(value: Tensor) -> Tensor:
-        """(K * c, k) -> (c, K * k)."""
-        return value.double().unflatten(0, (k, c)).transpose(0, 1).flatten(1)
-
-    each = share.flatten()[:, None]
-    if isinstance(head, CountHead):
-        value, weights = head.points(out.flatten(0, 1), member, VALUES)
-        return Drawn(wide(value), wide(weights * each))
-    assert isinstance(head, RealHead)  # noqa: S101 - the only kind left
-    weights, mean, scale = head.normals(out.flatten(0, 1), member)
-    return Reals(wide(weights * each), wide(mean), wide(scale),
-                 torch.full_like(wide(mean), math.inf))  # fmt: skip
-
-
-def _stacked(parts: list[tuple[Tensor, Any]]) -> tuple[Tensor, Any]:
-    """The cells of all chunks of rows, one after another."""
-    rows = torch.cat([at for at, _ in parts])
-    kind, first = type(parts[0][1]), parts[0][1]
-    names = [f for f in vars(first) if isinstance(getattr(first, f), Tensor)]
-    return rows, kind(*(torch.cat([getattr(own, f) for _, own in parts]) for f in names))
+        return {slot: stacked(parts) for slot, parts in found.items()}
 
 
 def _spread_noise(count: int, size: int) -> Tensor:

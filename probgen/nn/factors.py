@@ -18,6 +18,8 @@ __all__ = ["Factors", "ridge"]
 SWEEPS, LEAST = 30, 0.003
 #: numbers that the second moments of all rows hold at most
 HELD = 2**24
+#: products of a sweep at most, beyond which fewer rows are taken
+WORK = 2**32
 
 
 @dataclass
@@ -29,19 +31,21 @@ class Factors:
     loadings : Tensor (p, L)
     own : Tensor (p,)
         Variance of the noise of each column.
-    mean, variance : Tensor (n, L)
-        Of z given the seen cells of each row.
     """
 
     loadings: Tensor
     own: Tensor
-    mean: Tensor
-    variance: Tensor
 
     @staticmethod
-    def rows(size: int, n: int) -> int:
-        """Rows that a fit of L = `size` factors can hold in memory, of n."""
-        return min(n, max(500, HELD // max(1, size * size)))
+    def rows(size: int, n: int, columns: int) -> int:
+        """Rows of n that a fit of L = `size` factors takes, for its memory and its time."""
+        square = max(1, size * size)
+        return min(n, max(500, min(HELD // square, WORK // (square * max(1, columns)))))
+
+    def given(self, y: Tensor, on: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance (n, L) of z given the cells of y (n, p) that are `on`."""
+        mean, cover = _posterior(y, on.to(y), self.loadings, self.own)
+        return mean, cover.diagonal(dim1=1, dim2=2)
 
     @classmethod
     def fit(
@@ -67,10 +71,8 @@ class Factors:
             if shared:
                 own = ((own * held).sum() / held.sum()).expand_as(own)
             own = torch.maximum(own, LEAST * spread.clamp_min(1e-6))
-        strength, axes = torch.linalg.eigh(loadings.T @ (loadings / own[:, None]))
-        loadings = loadings @ axes.flip(1)
-        mean, cover = _posterior(y, on, loadings, own)
-        return cls(loadings, own, mean, cover.diagonal(dim1=1, dim2=2))
+        _, axes = torch.linalg.eigh(loadings.T @ (loadings / own[:, None]))
+        return cls(loadings @ axes.flip(1), own)
 
 
 def _principal(y: Tensor, weight: Tensor, size: int, spread: Tensor) -> tuple[Tensor, Tensor]:
