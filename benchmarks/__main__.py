@@ -27,6 +27,7 @@ BENCHMARKS = {
     "events": False,
     "flow_speed": False,
     "vae_speed": False,
+    "vae_annealing": False,
     "flow_density": True,
     "conditional_density": True,
     "known_density": True,

@@ -81,8 +81,8 @@ for name, few in {"written": held[:100], "drawn": model.sample(100, random_state
 # %% [markdown]
 # ## Between two digits
 #
-# Between the latents of two images lies a path of images. Strokes open and close on the way,
-# where a mean of the two images would only fade one into the other.
+# Between the latents of two images lies a path of images. Strokes bend, open and close on the
+# way; half-way an image is blurred where no digit lies between the two.
 
 # %%
 digit = table["digit"][1400:]

@@ -347,7 +347,7 @@ def lowered(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_high_resolution_follows_from_low():
-    """Measured 4.6 times less than the mean image, 3.1 times less than the blocks."""
+    """Measured 4.2 times less than the mean image, 2.9 times less than the blocks."""
     train, test = split()
     low = lowered(train)
     model = fit(train.join(low), tuple(low), network="conv", shape=(8, 8), pixels="logistic",
@@ -357,11 +357,11 @@ def test_high_resolution_follows_from_low():
     found = error(model.impute(query)[test.columns], test)
     blocks = lowered(test).to_numpy().reshape(-1, 4, 4).repeat(2, 1).repeat(2, 2)
     assert 3.5 * found < error(train.mean() + 0 * test, test)
-    assert 2.4 * found < error(blocks.reshape(-1, 64), test)
+    assert 2.3 * found < error(blocks.reshape(-1, 64), test)
 
 
 def test_hidden_pixels_follow_from_the_others():
-    """Measured with half of the pixels hidden: 2.0 times less than the mean image."""
+    """Measured with half of the pixels hidden: 1.9 times less than the mean image."""
     train, test = split()
     model = fit(train, pixels="logistic", latents=16, hidden=(128,), max_epochs=25,
                 learning_rate=4e-3, batch_size=64)  # fmt: skip
@@ -374,12 +374,12 @@ def test_hidden_pixels_follow_from_the_others():
 
 
 def test_noise_is_taken_off():
-    """Measured at noise of 4 grey levels: 1.8 times less than noisy, 2.2 than the mean image."""
+    """Measured at noise of 4 grey levels: 2.3 times less than noisy, 2.8 than the mean image."""
     train, test = split()
     model = fit(train, pixels="normal", latents=16, hidden=(128,), max_epochs=25,
                 learning_rate=4e-3, batch_size=64, corruption=0.6)  # fmt: skip
     test = test.iloc[:200]
     noisy = test + np.random.default_rng(0).normal(0, 4, test.shape)
     found = error(model.reconstruct(noisy), test)
-    assert 1.5 * found < error(noisy, test)
-    assert 1.8 * found < error(train.mean() + 0 * test, test)
+    assert 1.9 * found < error(noisy, test)
+    assert 2.2 * found < error(train.mean() + 0 * test, test)

@@ -145,9 +145,9 @@ class Cells(nn.Module):
         if self.numbers:
             on = picked(seen, self.numbers).to(self.centre.dtype)
             z = (self._scaled_alike(x).to(on) - self.centre) / self.scale
-            size = z.abs()
-            far = LINEAR + (size - LINEAR).clamp_min(0.0).log1p()
-            z = torch.where(size > LINEAR, far * z.sign(), z)
+            near = z.clamp(-LINEAR, LINEAR)
+            far = z - near
+            z = near + torch.copysign(far.abs().log1p(), far)
             parts += [z * on, on]
         if self.pairs:
             code, on = picked(x, self.pairs), picked(seen, self.pairs)

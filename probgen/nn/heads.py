@@ -117,7 +117,7 @@ class Heads(nn.Module):
         if not parts:
             return out.new_zeros(*out.shape[:-1], 0)
         value = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-        return value if self.straight else value[..., self.back]
+        return value if self.straight else value.index_select(-1, self.back)
 
     def spreads(self) -> Tensor:
         """Which outputs (width,) say how far a cell spreads, of all heads."""

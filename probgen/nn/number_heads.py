@@ -76,7 +76,7 @@ class MixtureHead(Head):
             own = (self.own if member is None else self.own[member])[..., None]
             place, stretch = out.split([1, 1], -1)
             stretch = self.reach * torch.tanh(stretch / self.reach)
-            return torch.zeros_like(place), place, floor + own * stretch.exp()
+            return torch.zeros_like(place), place, torch.addcmul(floor, own, stretch.exp())
         logits, place, log_scale, move = out.split([k, k, k, 2], -1)
         stretch = self.reach * torch.tanh(move[..., 1:] / self.reach)
         scale = floor + (6.0 * torch.tanh(log_scale / 6.0) + stretch).exp()
@@ -158,7 +158,7 @@ class RealHead(MixtureHead):
         logits, place, scale = self.mixture(out)
         z = ((x - self.centre) / self.scale)[..., None]
         unit = (z - place) / scale
-        each = -0.5 * unit.square() - scale.log()
+        each = torch.addcmul(scale.log().neg(), unit, unit, value=-0.5)
         value = each[..., 0] if self.parts == 1 else (logits + each).logsumexp(-1)
         return value - (HALF_LOG_TAU + self.scale.log())
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from probgen.columns import Slot
-from probgen.nn.cells import Cells, legal_codes
+from probgen.nn.cells import Cells, legal_codes, picked
 
 __all__ = ["Picture", "PixelCells", "Pixels"]
 
@@ -105,7 +105,7 @@ class PixelCells(nn.Module):
 
     def forward(self, x: Tensor, seen: Tensor) -> Tensor:
         """Features (n, width) of rows x (n, m)."""
-        value, on = x[:, self.held], seen[:, self.held]
+        value, on = picked(x, self.held), picked(seen, self.held)
         if self.reserved:
             on = on & (value <= self.most)
         flag = on.to(self.slope.dtype)

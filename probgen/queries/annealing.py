@@ -26,7 +26,7 @@ __all__ = ["CHAINS", "anneal"]
 
 #: chains of a row, and those of the pilot run that finds its step sizes
 CHAINS, PILOTS = 32, 8
-#: leapfrog steps of a move, and the share of moves that should be accepted
+#: leapfrog steps of a move (benchmarks/vae_annealing.py), and the share of moves to accept
 LEAPS, ACCEPTED = 3, 0.7
 #: how far the temperatures crowd together at both ends
 CROWD = 4.0
@@ -55,7 +55,8 @@ def anneal(
     keys : Tensor (n,) of int64
         Of the content of rows: noise belongs to them.
     steps : int
-        Temperatures. Cost: about 4 (leaps + 1) evaluations of `weights` a step and chain.
+        Temperatures. Cost: three evaluations of `weights` with gradients a step and chain, and
+        a quarter of that for the pilot run.
     chains : int
     first : int
         Number of the first chain: other numbers, other noise.

@@ -70,7 +70,7 @@ class Scoring(Asked):
         annealing : int
             Steps of annealed importance sampling (Neal 2001) for rows whose k-hat is above
             0.7, or whose error stays above `error`; 0 for none. 100 is a good number; such a
-            row costs about as much as 20,000 particles.
+            row costs about as much as 30,000 particles.
 
         Returns
         -------
