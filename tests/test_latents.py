@@ -74,6 +74,12 @@ def test_missing_columns_are_holes(birds):
         birds.traverse(part), birds.traverse(holed)
     )  # and every verb takes them
     assert len(birds.interpolate(part, holed, steps=3)) == 12
+    more = part.assign(colour="black", species="Emperor")
+    with pytest.raises(pg.SchemaError, match="colour"):
+        birds.interpolate(more, holed)
+    known = birds.interpolate(more, part, unseen="missing", extra="ignore")
+    wanted = birds.interpolate(part[["bill_length_mm"]], part)
+    pd.testing.assert_frame_equal(known, wanted)
 
 
 def test_points_that_do_not_fit_are_refused(birds):

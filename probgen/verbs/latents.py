@@ -158,7 +158,14 @@ class Latents(Asked):
             cells = self._decoded(batch, _replaced(places, latent, coded), coded)
         return self._decode(cells, encoded.index)
 
-    def interpolate(self, table: Any, other: Any, steps: int = 5) -> pd.DataFrame:
+    def interpolate(
+        self,
+        table: Any,
+        other: Any,
+        steps: int = 5,
+        unseen: Unseen = "error",
+        extra: Extra = "error",
+    ) -> pd.DataFrame:
         """Rows on the way from each row of one table to the row beside it in another.
 
         The way is a straight line between the latents of the two rows: the means that `latent`
@@ -172,6 +179,8 @@ class Latents(Asked):
         steps : int
             Rows of each way, both ends included; at least 2. The ends are the rows as the
             model sees them: those of the tables exactly for a flow only.
+        unseen, extra
+            As in `log_prob`, for both tables.
 
         Returns
         -------
@@ -186,7 +195,7 @@ class Latents(Asked):
             If the tables differ in length.
         """
         check_is_fitted(self)
-        both = [encode(frame, self.schema_) for frame in (table, other)]
+        both = [encode(f, self.schema_, unseen=unseen, extra=extra) for f in (table, other)]
         first, last = (self._batch(encoded, self._device) for encoded in both)
         if len(first) != len(last) or steps < 2:
             raise SchemaError(message(
