@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
-from typing import ClassVar, get_args
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -57,10 +57,12 @@ class VAE(LatentFeatures, NetworkDensity):
     guide : {"diagonal", "full", "flow"}
         Shape of q(z | row): a normal with a diagonal or any covariance, or one bent by a
         coupling flow (Rezende and Mohamed 2015).
-    bound : {"elbo", "iwae"}
+    bound : {"auto", "elbo", "iwae"}
         What is maximised: the evidence lower bound, or the tighter one of several weighed
         latents a row (Burda, Grosse and Salakhutdinov 2016), with doubly reparametrised
-        gradients (Tucker, Lawson, Gu and Maddison 2019).
+        gradients (Tucker, Lawson, Gu and Maddison 2019). "auto" takes the tighter one, which
+        is closer on tables (benchmarks/vae_tables.py), except for images, where it costs
+        several times more, and where `beta`, `free_bits` or `warmup` weigh a divergence.
     particles : int, optional
         Latents of a row in a step. None: 1 for "elbo", 8 for "iwae".
     beta : float
@@ -139,12 +141,12 @@ class VAE(LatentFeatures, NetworkDensity):
     hidden: Sequence[int] = (128, 128)
     prior: PriorKind = "normal"
     guide: GuideKind = "diagonal"
-    bound: BoundKind = "elbo"
+    bound: BoundKind | Literal["auto"] = "auto"
     particles: int | None = None
     beta: float = 1.0
     free_bits: float = 0.0
     warmup: int = 0
-    masked: float = 0.5
+    masked: float = 0.2
     corruption: float = 0.0
     scale: Scale = "cell"
     parts: int = 1
@@ -159,9 +161,10 @@ class VAE(LatentFeatures, NetworkDensity):
 
     def _make(self, schema: Schema) -> Family:
         latents = self.latents or max(2, min(32, len(schema.slots) // 2))
-        particles = self.particles or (PARTICLES if self.bound == "iwae" else 1)
+        kind = self._kind()
+        particles = self.particles or (PARTICLES if kind == "iwae" else 1)
         bound = Bound(
-            self.bound, particles, float(self.beta), float(self.free_bits), self.warmup,
+            kind, particles, float(self.beta), float(self.free_bits), self.warmup,
             float(self.masked), float(self.corruption),
         )  # fmt: skip
         return Autoencoder(
@@ -170,10 +173,20 @@ class VAE(LatentFeatures, NetworkDensity):
             images.picture(schema, self.image, self.pixels, self.network, self.shape),
         )  # fmt: skip
 
+    def _kind(self) -> BoundKind:
+        if self.bound != "auto":
+            return self.bound
+        image = self.network == "conv" or self.pixels != "auto"
+        return "elbo" if image or self._weighs() else "iwae"
+
+    def _weighs(self) -> bool:
+        """Whether the divergence is weighed."""
+        return self.beta != 1 or bool(self.free_bits) or bool(self.warmup)
+
     def _check(self, encoded: Encoded) -> None:
         super()._check(encoded)
         check_settings(
-            self, prior=get_args(PriorKind), guide=get_args(GuideKind), bound=get_args(BoundKind),
+            self, prior=get_args(PriorKind), guide=get_args(GuideKind), bound=("auto", *get_args(BoundKind)),
             scale=get_args(Scale), warmup=0, parts=1, components=1,
         )  # fmt: skip
         for name in ("latents", "particles"):
@@ -193,8 +206,7 @@ class VAE(LatentFeatures, NetworkDensity):
                 f"hidden={self.hidden!r}", "one whole number of units, at least 1, a layer",
                 "pass hidden=(128, 128), for example, or () for a linear model",
             ))  # fmt: skip
-        weighed = self.beta != 1 or self.free_bits or self.warmup
-        if self.bound == "iwae" and weighed:
+        if self.bound == "iwae" and self._weighs():
             raise SchemaError(message(
                 'beta, free_bits or warmup with bound="iwae"',
                 "the divergence as a term of its own, which that bound has not",
