@@ -70,12 +70,15 @@ def impute(folder: Path, names: Sequence[str], share: str, **setting: Any) -> No
             model.fit(holed)
             filled = model.impute(holed, centre="mean")
             seconds = time.process_time() - clock
-            cells = table.where(scored)
-            rows = cells.notna().any(axis=1)
-            density = model.log_prob(cells[rows], given=holed[rows], unseen="rare", details=True)
+            rows = (scored & table.notna().to_numpy()).any(axis=1)
+            joint, known = (
+                model.log_prob(part[rows], unseen="rare", details=True)
+                for part in (table.where(~hidden | scored), holed)
+            )
             found[way] = errors(filled.astype(float), table, scored, kinds)
-            each = float(density["log_prob"].sum() / scored.sum())
-            worst = float((density["khat"] > 0.7).mean())
+            density = joint["log_prob"] - known["log_prob"]
+            each = float(density.sum() / (scored & table.notna().to_numpy()).sum())
+            worst = float((joint["khat"] > 0.7).mean())
             numbers, discrete = found[way]
             print(f"  {way:14s} numbers {numbers:.3f} sd, discrete {discrete:.3f} wrong, "
                   f"log density {each:.3f} nats a cell, k-hat above 0.7 in {worst:.2f} of rows, "

@@ -16,8 +16,9 @@ from probgen.errors import SchemaError, message
 from probgen.estimators import images
 from probgen.estimators.features import LatentFeatures
 from probgen.estimators.network import NetworkDensity
-from probgen.families.autoencoder import Autoencoder, Bound, BoundKind, Scale
+from probgen.families.autoencoder import Autoencoder, Scale
 from probgen.family import Family
+from probgen.nn.bounds import Bound, BoundKind
 from probgen.nn.convolutions import Network
 from probgen.nn.latents import GuideKind, PriorKind
 from probgen.nn.pixels import Pixels
@@ -186,8 +187,8 @@ class VAE(LatentFeatures, NetworkDensity):
     def _check(self, encoded: Encoded) -> None:
         super()._check(encoded)
         check_settings(
-            self, prior=get_args(PriorKind), guide=get_args(GuideKind), bound=("auto", *get_args(BoundKind)),
-            scale=get_args(Scale), warmup=0, parts=1, components=1,
+            self, prior=get_args(PriorKind), guide=get_args(GuideKind), scale=get_args(Scale),
+            bound=("auto", *get_args(BoundKind)), warmup=0, parts=1, components=1,
         )  # fmt: skip
         for name in ("latents", "particles"):
             if getattr(self, name) is not None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -23,6 +23,7 @@ from torch.distributions import constraints
 from probgen.batch import Batch
 from probgen.conditionals import Conditionals, atom_slots
 from probgen.family import Family
+from probgen.nn.bounds import Bound
 from probgen.nn.cells import Cells
 from probgen.nn.convolutions import coders
 from probgen.nn.factors import Factors
@@ -43,9 +44,8 @@ from probgen.nn.pixels import Picture
 from probgen.nn.unseen import stacked, unseen_cells
 from probgen.schema import Schema
 
-__all__ = ["Autoencoder", "Bound", "BoundKind", "Scale"]
+__all__ = ["Autoencoder", "Scale"]
 
-BoundKind: TypeAlias = Literal["elbo", "iwae"]
 Scale: TypeAlias = Literal["cell", "column", "table"]
 #: latents of a row over which its unseen cells are averaged
 PARTICLES = 64
@@ -55,36 +55,6 @@ STARTED = 5_000
 HELD = 2**22
 #: smallest scale of a cell relative to that of its column: no density grows without bound
 LEAST = 0.01
-
-
-@dataclass(frozen=True)
-class Bound:
-    """What training maximises.
-
-    Attributes
-    ----------
-    kind : {"elbo", "iwae"}
-    particles : int
-        Latents of a row in a step.
-    beta : float
-        Weight of the divergence between guide and prior.
-    free_bits : float
-        Nats of divergence of each latent dimension that cost nothing.
-    warmup : int
-        Epochs over which the weight of the divergence rises from 0.
-    masked : float
-        Share of the rows of a step of which random cells are hidden.
-    corruption : float
-        Of what the guide reads: sd of noise on reals, share of other cells that are swapped.
-    """
-
-    kind: BoundKind = "elbo"
-    particles: int = 1
-    beta: float = 1.0
-    free_bits: float = 0.0
-    warmup: int = 0
-    masked: float = 0.5
-    corruption: float = 0.0
 
 
 class Autoencoder(Family):
@@ -229,7 +199,7 @@ class Autoencoder(Family):
         self.decoder.start(outputs, found.slope)
         if self.encoder.direct:
             # the guide learns at once what a hole means: half of the rows have more of them
-            seen = self._hidden(some.seen, generator) if self.bound.masked else some.seen
+            seen = self.bound.hide(some.seen, self._columns(), generator)
             inputs = self.encoder(self.encoder.read(x, seen), about)
             direct = inputs[:, -self.encoder.direct :]
             self.posterior.start(*found.line(seen, direct, WIDEST))
@@ -307,10 +277,9 @@ class Autoencoder(Family):
         if not self.training:
             return x, seen, x
         if self.noise:
-            x = x + self.noise * torch.randn_like(x) * self._of_kind("real", x)
-        if self.bound.masked:
-            seen = self._hidden(seen)
-        return x, seen, self._corrupted(x)
+            x = x + self.noise * torch.randn_like(x) * self._slots_of("real", x.device)
+        seen = self.bound.hide(seen, self._columns())
+        return x, seen, self.bound.corrupt(x, seen, self._slots_of("real", x.device))
 
     def _redrawn(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Cells that hold probabilities drawn (Salakhutdinov and Murray 2008)."""
@@ -320,34 +289,13 @@ class Autoencoder(Family):
                        device=x.device if generator is None else "cpu")  # fmt: skip
         return torch.where(self.drawn, (u.to(x.device) < x).to(x), x)
 
-    def _hidden(self, seen: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Which cells (n, m) stay seen: of some rows, random columns are hidden."""
-        columns = [slot.column for slot in self.schema.slots]  # in Python: graphs need sizes
-        some, luck = (
-            torch.rand(
-                len(seen),
-                width,
-                generator=generator,
-                device=seen.device if generator is None else generator.device,
-            ).to(seen.device)
-            for width in (2, 1 + max(columns))
-        )
-        share = torch.where(some[:, 0] < self.bound.masked, some[:, 1], 0.0)
-        return seen & (luck[:, columns] >= share[:, None])
+    def _slots_of(self, kind: str, device: torch.device) -> Tensor:
+        """Which slots (m,) are of a kind."""
+        return torch.tensor([slot.kind == kind for slot in self.schema.slots], device=device)
 
-    def _corrupted(self, x: Tensor) -> Tensor:
-        share = self.bound.corruption
-        if not share:
-            return x
-        real = self._of_kind("real", x)
-        moved = x + share * torch.randn_like(x)
-        swap = torch.rand(x.shape, device=x.device, dtype=x.dtype) < share
-        others = torch.where(swap, x.roll(1, 0), x)  # rows of a step come in random order
-        return torch.where(real > 0, moved, others)
-
-    def _of_kind(self, kind: str, x: Tensor) -> Tensor:
-        return torch.tensor([float(s.kind == kind) for s in self.schema.slots], device=x.device,
-                            dtype=x.dtype)  # fmt: skip
+    def _columns(self) -> list[int]:
+        """The column of each slot; in Python, as graphs need sizes."""
+        return [slot.column for slot in self.schema.slots]
 
     # --- questions ------------------------------------------------------------------
 

@@ -18,8 +18,9 @@ from torch.distributions import MultivariateNormal
 import probgen as pg
 from probgen import compiled, queries
 from probgen.batch import Batch
-from probgen.families.autoencoder import Autoencoder, Bound
+from probgen.families.autoencoder import Autoencoder
 from probgen.fitting import fit
+from probgen.nn.bounds import Bound
 from probgen.queries import Predictive
 from probgen.queries.latents import latent, reconstruct
 from probgen.schema import Schema
