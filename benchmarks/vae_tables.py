@@ -68,7 +68,7 @@ def impute(folder: Path, names: Sequence[str], share: str, **setting: Any) -> No
         for way, model in ways.items():
             clock = time.process_time()
             model.fit(holed)
-            filled = model.impute(holed, centre="mean")
+            filled = model.impute(holed)
             seconds = time.process_time() - clock
             rows = (scored & table.notna().to_numpy()).any(axis=1)
             joint, known = (

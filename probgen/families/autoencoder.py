@@ -48,7 +48,7 @@ __all__ = ["Autoencoder", "Scale"]
 
 Scale: TypeAlias = Literal["cell", "column", "table"]
 #: latents of a row over which its unseen cells are averaged
-PARTICLES = 64
+PARTICLES = 128
 #: rows that training starts from
 STARTED = 5_000
 #: numbers in the widest intermediate of cells given others

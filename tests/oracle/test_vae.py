@@ -133,7 +133,7 @@ def test_conditionals_are_those_of_the_normal():
     cell = found[0][1]
     own = (cell.weights * cell.mean).sum(1)
     variance = (cell.weights * (cell.scale**2 + cell.mean**2)).sum(1) - own**2
-    # 64 latents: their mean is off by about an eighth of their spread, a part of sd
+    # 128 latents: their mean is off by about a tenth of their spread, a part of sd
     assert ((own - mean).abs() < 0.4 * sd).all() and (own - mean).abs().mean() < 0.1 * sd
     assert ((variance.sqrt() / sd - 1).abs() < 0.2).all()
 
