@@ -135,7 +135,7 @@ def ours(name: str, rows: pd.DataFrame, size: int, kind: str) -> Callable[[], ob
     """A step of the family by an engine."""
     _, _, _, latents, hidden = TABLES[name]
     schema = Schema.infer(rows, dict.fromkeys((c for c in rows if c[0] == "b"), "boolean"))
-    model = pg.VAE(latents=latents, hidden=(hidden, hidden), scale="cell", random_state=0)
+    model = pg.VAE(latents=latents, hidden=(hidden, hidden), bound="elbo", masked=0.5)
     x = torch.from_numpy(encode(rows, schema).x)
     with guarded(0):
         family: Family = model._make(schema).double()
