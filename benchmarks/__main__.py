@@ -33,6 +33,8 @@ BENCHMARKS = {
     "known_density": True,
     "binary_density": True,
     "imputation": True,
+    "vae_tables": True,
+    "mnist": True,
     "adbench": True,
     "compare": True,
 }

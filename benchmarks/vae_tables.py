@@ -7,7 +7,9 @@ ones of their row, beside `GaussianMixture` and scikit-learn's IterativeImputer 
 Holes in training (``--what holes``): a tenth of the training cells is hidden at random; held-out
 log density beside that of the same model trained on complete rows, and the paired difference with
 its standard error. Settings (``--what settings``): held-out log density of the valid rows, never
-of the test rows, by setting: what the defaults were chosen by.
+of the test rows, by setting: what the defaults were chosen by. Wide draws (``--what wide``): the
+error of the default number of particles, by share and stretch of the draws that are wider than
+the guide, against 20,000 particles.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from sklearn.impute import IterativeImputer
 import probgen as pg
 from benchmarks.imputation import FEW, MIXED, errors, read_mixed
 from benchmarks.settings import read_settings
+from probgen.queries import density
 
 NAMES = ("abalone", "adult", "anneal-U", "autism", "breast", "chess", "diabetes", "german")
 #: what ``--what settings`` compares, one change at a time from the defaults
@@ -36,6 +39,10 @@ SETTINGS = (
     "scale=column", "parts=3", "hidden=64,64", "hidden=256,256", "latents=16", "guide=full",
     "prior=mixture", "prior=flow", "learning_rate=0.003", "dropout=0.1", "weight_decay=0.1",
 )  # fmt: skip
+
+
+#: shares and stretches that ``--what wide`` compares
+WIDE = ((1e-9, 2.0), (0.1, 2.0), (0.1, 3.0), (0.2, 3.0))
 
 
 def read_parts(folder: Path, name: str) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
@@ -76,8 +83,8 @@ def impute(folder: Path, names: Sequence[str], share: str, **setting: Any) -> No
                 for part in (table.where(~hidden | scored), holed)
             )
             found[way] = errors(filled.astype(float), table, scored, kinds)
-            density = joint["log_prob"] - known["log_prob"]
-            each = float(density.sum() / (scored & table.notna().to_numpy()).sum())
+            gap = joint["log_prob"] - known["log_prob"]
+            each = float(gap.sum() / (scored & table.notna().to_numpy()).sum())
             worst = float((joint["khat"] > 0.7).mean())
             numbers, discrete = found[way]
             print(f"  {way:14s} numbers {numbers:.3f} sd, discrete {discrete:.3f} wrong, "
@@ -131,10 +138,37 @@ def settings(folder: Path, names: Sequence[str], **setting: Any) -> None:
               f"{time.process_time() - clock:.0f} s", flush=True)  # fmt: skip
 
 
+def wide(folder: Path, names: Sequence[str], **setting: Any) -> None:
+    """Print the error of log densities by how the draws of latents are widened."""
+    chosen = density.WIDER, density.STRETCH
+    for name in names:
+        parts, kinds = read_parts(folder, name)
+        model = pg.VAE(columns=kinds, random_state=0, **{"noise": 0.0} | setting)
+        model.fit(parts["train"])
+        test = parts["test"].iloc[:400]
+        for share in (0.0, 0.5):
+            rows = test.mask(np.random.default_rng(0).random(test.shape) < share)
+            truth = model.log_prob(rows, unseen="rare", particles=20_000)
+            for density.WIDER, density.STRETCH in (
+                (1e-9, 2.0),
+                (0.1, 2.0),
+                (0.1, 3.0),
+                (0.2, 3.0),
+            ):
+                found = model.log_prob(rows, unseen="rare", details=True)
+                gap = found["log_prob"] - truth
+                print(f"{name}, {share:.0%} hidden, share {density.WIDER:.1f}, stretch "
+                      f"{density.STRETCH:.0f}: mean gap {gap.mean():.4f}, root mean square "
+                      f"{np.sqrt(np.square(gap).mean()):.3f}, stated {found['se'].mean():.3f}",
+                      flush=True)  # fmt: skip
+            density.WIDER, density.STRETCH = chosen
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True, type=Path, help="folder of the reference data")
-    parser.add_argument("--what", choices=("impute", "holes", "settings"), default="impute")
+    parser.add_argument("--what", choices=("impute", "holes", "settings", "wide"),
+                        default="impute")  # fmt: skip
     parser.add_argument("--only", nargs="*", default=NAMES, choices=NAMES)
     parser.add_argument("--share", choices=("0.1", "0.5"), default="0.5", help="of hidden cells")
     parser.add_argument("--set", nargs="*", default=[], help="settings, name=value")
@@ -144,4 +178,6 @@ if __name__ == "__main__":
     if arguments.what == "impute":
         impute(where, arguments.only, arguments.share, **values)
     else:
-        {"holes": holes, "settings": settings}[arguments.what](where, arguments.only, **values)
+        {"holes": holes, "settings": settings, "wide": wide}[arguments.what](
+            where, arguments.only, **values
+        )

@@ -104,7 +104,7 @@ def test_minedo_not_depend_on_those_beside_them(settings):
 
 
 def test_annealing_is_right_where_the_guide_is_not():
-    family, batch = Linear(0.5, 2.0), rows(60)
+    family, batch = Linear(0.4, 2.5), rows(60)
     truth = family.truth(batch)
     plain = ask(family, batch)
     assert (plain.khat > 0.7).double().mean() > 0.7

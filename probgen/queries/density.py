@@ -27,6 +27,9 @@ __all__ = ["Estimate", "companion_of", "log_prob", "log_prob_given", "log_weight
 
 #: numbers in the widest intermediate of a closed form: 4 MB of float64
 WIDE = 2**19
+#: share of the draws of latents that are wider than the guide, and how much
+#: (benchmarks/vae_tables.py --what wide)
+WIDER, STRETCH = 0.1, 3.0
 #: rows, times particles, that a pair sees at once
 TILED = 2**15
 #: particles of each draw at the least, so that the spread within a draw can be measured
@@ -280,10 +283,27 @@ def _weighed(member: Family, batch: Batch, share: int, first: int) -> Estimate:
         for some in chunks(share, max(1, WIDE // (len(part) * cost))):
             count = some.stop - some.start
             keys = particle_keys(part.key, count, first + some.start)
-            noise = Stream(keys, axis=0).normal((len(keys), size))
-            each.append(weights(noise.view(count, len(part), size)).double())
+            noise, log_ratio = defensive(keys, size)
+            own = weights(noise.view(count, len(part), size)).double()
+            each.append(own + log_ratio.view(count, len(part)))
         parts.append(estimate_of(True, torch.cat(each)[None]))
     return joined(parts)
+
+
+def defensive(keys: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Noise (n, L), some of it wide, and the log ratio (n,) of standard normal to its density.
+
+    A guide that is narrower than the posterior misses what lies beyond, and its own draws cannot
+    tell. A fixed share of wider draws bounds the weights there (Hesterberg 1995).
+    """
+    stream = Stream(keys, axis=0)
+    noise = stream.normal((len(keys), size))
+    wide = stream.uniform((len(keys), 1)) < WIDER
+    noise = torch.where(wide, STRETCH * noise, noise)
+    square = noise.square().sum(1)
+    far = math.log(WIDER) - size * math.log(STRETCH) + 0.5 * square * (1 - STRETCH**-2)
+    near = torch.full_like(far, math.log1p(-WIDER))
+    return noise, -torch.logaddexp(near, far)
 
 
 def _require(found: _Folded | None) -> _Folded:

@@ -167,6 +167,10 @@ def total_mass(model: Density, name: str) -> tuple[float, float]:
     return sum(mass for mass, _ in found), math.hypot(*(se for _, se in found))
 
 
+#: rows that each need a good estimate, and particles for that
+FEW, PARTICLES = 50, 4096
+
+
 def _mass(
     model: Density,
     table: pd.DataFrame,
@@ -175,7 +179,8 @@ def _mass(
     particles: int = 64,
 ) -> tuple[float, float]:
     """The mass of rows that stand for some length each, and its Monte Carlo error."""
-    # the errors of single rows average out: a few particles each
+    # the errors of many rows average out: a few particles each; those of some rows do not
+    particles = particles if len(table) > FEW else max(particles, PARTICLES)
     value, se = judged(model, table, unseen=unseen, particles=particles)
     mass = np.exp(value + log_length)
     return float(mass.sum()), float(np.sqrt((mass * se) @ (mass * se)))

@@ -358,7 +358,7 @@ def test_densities_sum_and_integrate_to_one(guide, prior):
     mass = np.exp(value + length[which])
     rare = np.exp(scored(model, pd.DataFrame({"level": ["?"]}), 512, unseen="rare")[0][0])
     room = 4 * np.sqrt(np.square(mass * se).sum())
-    assert abs(mass.sum() + rare - 1) < room + 2e-3 and room < 0.05
+    assert abs(mass.sum() + rare - 1) < room + 2e-3 and room < 0.08
     # a hole: the sum over what it hides
     for place, level in ((len(real) - 1, "x"), (30, "y")):
         on = (which == place) & (table["level"] == level).to_numpy()
