@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -433,3 +436,18 @@ def test_a_pair_has_a_summary_too():
     assert found.loc["all", "mutual_information"] <= np.log(120)
     with pytest.raises(pg.NotSupported, match="VAE"):
         model.traverse(table.head(1))
+
+
+@pytest.mark.filterwarnings("ignore::probgen.errors.ApproximationWarning")
+def test_a_copy_has_a_prior_of_its_own():
+    model = fitted(latents=2, prior="mixture", components=3, max_epochs=2)
+    before = model.log_prob(penguins())
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert other.log_prob(penguins()).equals(before)
+        own = other.members_[0]
+        assert own.prior.encoded[1] is own.posterior
+        with torch.no_grad():
+            for value in own.posterior.parameters():
+                value += 0.1
+        assert not other.log_prob(penguins()).equals(before)
+    assert model.log_prob(penguins()).equals(before)

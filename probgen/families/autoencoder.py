@@ -113,7 +113,7 @@ class Autoencoder(Family):
         if kind == "flow":
             return FlowPrior(self.latents)
         made = MixturePrior(self.latents, components, self.encoder.features)
-        made.encoded.append(lambda rows: self.posterior(self.encoder(rows, None)))
+        made.encoded += [self.encoder, self.posterior]
         return made
 
     # --- the pair -------------------------------------------------------------------

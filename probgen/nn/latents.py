@@ -260,12 +260,13 @@ class MixturePrior(nn.Module):
         self.size = size
         self.rows = nn.Parameter(torch.randn(components, features, dtype=torch.float64))
         self.logits = nn.Parameter(torch.zeros(components, dtype=torch.float64))
-        #: q(z | pseudo-rows), set by the owner of the encoder: not a module of this one
-        self.encoded: list[Callable[[Tensor], Posterior]] = []
+        #: encoder and guide of the owner, in a list: they are no modules of this one
+        self.encoded: list[nn.Module] = []
 
     def parts(self) -> Posterior:
         """The components, without what bends them."""
-        found = self.encoded[0](self.rows)
+        encoder, guide = self.encoded
+        found: Posterior = guide(encoder(self.rows, None))
         return replace(found, warp=None)
 
     def log_prob(self, z: Tensor) -> Tensor:
