@@ -1,6 +1,6 @@
 """Noise on real cells of small tables: which levels to try, up to how many rows, at what cost.
 
-    python -m benchmarks.noise [--rows 200 1000] [--only flow autoregressive] [--seeds 1]
+    python -m benchmarks.noise [--rows 200 1000] [--only flow autoregressive vae] [--seeds 1]
 
 Each table is cut to a number of rows and fitted at each level of noise; held-out rows that no fit
 saw judge it. Printed are nats a row against a Gaussian mixture of the same rows with the standard
@@ -33,7 +33,7 @@ TRIED: dict[str, list[dict[str, Any]]] = {
 }
 TEST = 3000
 FAMILIES: dict[str, type[NetworkDensity]] = {
-    "flow": pg.Flow, "autoregressive": pg.Autoregressive
+    "flow": pg.Flow, "autoregressive": pg.Autoregressive, "vae": pg.VAE
 }  # fmt: skip
 
 
