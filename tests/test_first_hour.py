@@ -161,8 +161,8 @@ class TestWarnings:
 
 def test_the_plots_of_a_model_are_listed(people):
     assert repr(people[0].plot) == (
-        "<plots of GaussianMixture: loss, marginals, pairs, density, components, latent, warp, "
-        "pit, khat, surprisal, p_values, waterfall>"
+        "<plots of GaussianMixture: loss, marginals, pairs, density, components, latent, latents, "
+        "warp, pit, khat, surprisal, p_values, waterfall>"
     )
 
 
