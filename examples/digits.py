@@ -56,12 +56,13 @@ def show(images: dict[str, pd.DataFrame]) -> None:
 # %% [markdown]
 # `pixels="logistic"` says that all columns are grey levels 0 to 16, whatever single ones look
 # like: the corner pixel is 0 in every training image, and stays a pixel that may hold ink. Each
-# costs the network two numbers, a place and a spread, however many levels there are.
+# costs the network two numbers, a place and a spread, however many levels there are. `masked=0.5`
+# hides pixels of half of the images in each step: the model is asked for hidden ones later.
 
 # %%
 settings = dict(
     hidden=(128,), learning_rate=4e-3, batch_size=64, max_epochs=50, validation=0.0, noise=0.0,
-    random_state=0,
+    masked=0.5, random_state=0,
 )  # fmt: skip
 model = pg.VAE(latents=16, pixels="logistic", **settings).fit(train)
 new = model.sample(12, random_state=1)
