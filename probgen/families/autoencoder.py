@@ -42,6 +42,7 @@ from probgen.nn.latents import (
 from probgen.nn.linear_start import LinearStart
 from probgen.nn.pixels import Picture
 from probgen.nn.unseen import stacked, unseen_cells
+from probgen.queries.noise import even_uniforms
 from probgen.schema import Schema
 
 __all__ = ["Autoencoder", "Scale"]
@@ -359,7 +360,7 @@ class Autoencoder(Family):
             part = batch.take(rows)
             guide, about, x = self.at(part), self._about(part), _values(part)
             # the same noise for all rows: an answer never depends on the rows beside it
-            noise = _spread_noise(k, self.latents).to(guide.mean)
+            noise = torch.special.ndtri(even_uniforms(k, self.latents)).to(guide.mean)
             z, log_q = guide.draw(noise[:, None].expand(k, len(part), -1))
             out = self._outputs(z, about)
             weight = self._rows(out, x, part.seen) + self.prior.log_prob(z) - log_q
@@ -367,15 +368,6 @@ class Autoencoder(Family):
             for slot, own in unseen_cells(slots, self.heads, part.seen, out, share).items():
                 found.setdefault(slot, []).append((rows[own[0]], own[1]))
         return {slot: stacked(parts) for slot, parts in found.items()}
-
-
-def _spread_noise(count: int, size: int) -> Tensor:
-    """Standard normal noise (count, L) that covers the space evenly: a scrambled Sobol sequence
-    through the normal quantile function.
-    """
-    engine = torch.quasirandom.SobolEngine(size, scramble=True, seed=0)
-    u = engine.draw(count, dtype=torch.float64)
-    return torch.special.ndtri(u.clamp(1e-9, 1 - 1e-9))
 
 
 class LatentRows(TorchDistribution):

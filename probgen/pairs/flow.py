@@ -18,6 +18,8 @@ from scipy import stats
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from probgen.queries.noise import even_uniforms
+
 __all__ = ["UNIT", "Bend", "Joint", "draw", "noise_like", "push", "spread_noise"]
 
 #: maps in a row, bins of a spline, hidden units;
@@ -324,9 +326,8 @@ def noise_like(loc: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def spread_noise(loc: Tensor, count: int, seed: int) -> Tensor:
-    """The same noise (count, d), spread evenly: a scrambled Sobol sequence (Owen 1997)."""
-    engine = torch.quasirandom.SobolEngine(len(loc), scramble=True, seed=seed)
-    uniform = engine.draw(count, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)
+    """The same noise (count, d), spread evenly (`even_uniforms`)."""
+    uniform = even_uniforms(count, len(loc), seed)
     return torch.from_numpy(stats.t(DOF).ppf(uniform.numpy())).to(loc)
 
 

@@ -24,7 +24,7 @@ from probgen.batch import ROWS, mix
 from probgen.errors import NotSupported, message
 from probgen.session import noise as forked
 
-__all__ = ["KeyedNoise", "Stream", "keyed_sample", "particle_keys", "site_key"]
+__all__ = ["KeyedNoise", "Stream", "even_uniforms", "keyed_sample", "particle_keys", "site_key"]
 
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15, the step of SplitMix64, as int64
 _ROUNDS = 256  # a rejection step of a gamma fails with probability below 0.05
@@ -44,6 +44,15 @@ def particle_keys(keys: Tensor, particles: int, first: int = 0) -> Tensor:
     """Keys (particles * n,) of particles first, first + 1, ... of each row, particle-major."""
     number = torch.arange(first, first + particles, device=keys.device)
     return mix(mix(keys) + mix(number)[:, None]).reshape(-1)
+
+
+def even_uniforms(count: int, size: int, seed: int = 0) -> Tensor:
+    """Uniform numbers (count, size) inside (0, 1) that cover the cube evenly.
+
+    A scrambled Sobol sequence (Owen 1997), float64.
+    """
+    engine = torch.quasirandom.SobolEngine(size, scramble=True, seed=seed)
+    return engine.draw(count, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)
 
 
 class Stream:
