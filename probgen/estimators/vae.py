@@ -76,7 +76,8 @@ class VAE(LatentFeatures, NetworkDensity):
         Epochs over which the weight of the divergence rises from 0 (Bowman et al. 2016).
     masked : float
         Share of the rows of a training step of which random cells are hidden, from the guide
-        and from the bound, so that the guide learns to answer for every pattern of holes.
+        and from the bound, so that the guide learns to answer for every pattern of holes: more
+        serves tables with many holes, and costs density (benchmarks/vae_tables.py).
     corruption : float
         Noise on what the guide reads while training, never on what is explained (Im et al.
         2017): standard deviation of normal noise on real cells in encoded units, and share of

@@ -283,24 +283,25 @@ def _weighed(member: Family, batch: Batch, share: int, first: int) -> Estimate:
         for some in chunks(share, max(1, WIDE // (len(part) * cost))):
             count = some.stop - some.start
             keys = particle_keys(part.key, count, first + some.start)
-            noise, log_ratio = defensive(keys, size)
+            stream = Stream(keys, axis=0)
+            noise, chance = stream.normal((len(keys), size)), stream.uniform((len(keys),))
+            noise, log_ratio = defensive(noise, chance)
             own = weights(noise.view(count, len(part), size)).double()
             each.append(own + log_ratio.view(count, len(part)))
         parts.append(estimate_of(True, torch.cat(each)[None]))
     return joined(parts)
 
 
-def defensive(keys: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Noise (n, L), some of it wide, and the log ratio (n,) of standard normal to its density.
+def defensive(noise: Tensor, chance: Tensor) -> tuple[Tensor, Tensor]:
+    """Noise (..., L), some of it wide, and the log ratio (...) of standard normal to its density.
 
     A guide that is narrower than the posterior misses what lies beyond, and its own draws cannot
-    tell. A fixed share of wider draws bounds the weights there (Hesterberg 1995).
+    tell. A fixed share of wider draws, by uniform `chance` (...), bounds the weights there
+    (Hesterberg 1995).
     """
-    stream = Stream(keys, axis=0)
-    noise = stream.normal((len(keys), size))
-    wide = stream.uniform((len(keys), 1)) < WIDER
-    noise = torch.where(wide, STRETCH * noise, noise)
-    square = noise.square().sum(1)
+    size = noise.shape[-1]
+    noise = torch.where((chance < WIDER)[..., None], STRETCH * noise, noise)
+    square = noise.square().sum(-1)
     far = math.log(WIDER) - size * math.log(STRETCH) + 0.5 * square * (1 - STRETCH**-2)
     near = torch.full_like(far, math.log1p(-WIDER))
     return noise, -torch.logaddexp(near, far)

@@ -32,7 +32,7 @@ from probgen.queries.contraction import (
     survey,
     traced,
 )
-from probgen.queries.density import TILED, chunks, companion_of, log_prob
+from probgen.queries.density import TILED, chunks, companion_of, defensive, log_prob
 from probgen.queries.draws import Predictive, count_draws, encoded, one_draw
 from probgen.queries.generation import generated
 from probgen.queries.hidden import scores_whole_rows
@@ -215,9 +215,10 @@ def _from_noise(members: Sequence[Family], generator: torch.Generator) -> _Sourc
             size, weigh = _require(members[r].importance(batch))
             count = len(range(int((turn == r).nonzero()), times, len(members)))
             noise = torch.randn(count, len(batch), size, generator=generator, dtype=torch.float64)
-            noise = noise.to(batch.seen.device)
+            chance = torch.rand(noise.shape[:2], generator=generator, dtype=torch.float64)
+            noise, log_ratio = (part.to(batch.seen.device) for part in defensive(noise, chance))
             parts.append(torch.nn.functional.pad(noise, (0, 1), value=r))
-            weights.append(weigh(noise).double())
+            weights.append(weigh(noise).double() + log_ratio)
         return _Candidates(torch.cat(parts), torch.cat(weights))
 
     def rows(batch: Batch, picks: Tensor) -> Tensor:
