@@ -17,6 +17,8 @@ ROWS = [
     {"errors"},
     {"answers"},
     {"datasets"},
+    {"graphs"},  # of nodes: numbers and edges, no tables
+    {"exchange"},  # files and objects of other packages that hold a network
     # the table: knows kinds and pandas, no models
     {"cells", "grids"},
     {"frames"},
@@ -38,6 +40,7 @@ ROWS = [
     {"likelihoods", "starts"},
     {"masked", "recoding"},
     {"conditionals"},
+    {"elimination"},  # exact sums over the hidden cells of a network
     {"nn"},
     {"family"},
     {"queries"},
@@ -98,8 +101,11 @@ LAST = {"testing", "demo"}
 #: library -> the modules that may know it (annotations under TYPE_CHECKING aside)
 KNOWN_BY = {
     "pyro": between("batch", "families") | {"testing"},
-    "pandas": between("datasets", "kinds") | FACES | LAST,
+    "pandas": ({"datasets"} | between("cells", "kinds") | FACES | LAST),
     "zuko": {"nn", "families", "pairs", "testing"},
+    "networkx": {"graphs", "exchange", "elimination", "plots"},
+    "opt_einsum": {"elimination", "queries"},
+    "pgmpy": {"exchange"},
     "narwhals": FRAMES,
     "polars": FRAMES,
     "pyarrow": FRAMES,

@@ -1,0 +1,1 @@
+"""Directed acyclic graphs over the nodes of a table: what they say, and how they are learned."""
