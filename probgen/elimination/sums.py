@@ -173,7 +173,7 @@ def marginals(
     """
     if not n:
         return {v: torch.zeros(0, sizes[v], dtype=torch.float64) for v in variables}
-    factors, _ = _scaled(factors)
+    factors, scale = _scaled(factors)
     path = _plan(factors, sizes, (), limit) if factors else None
     found = {}
     if path is not None:
@@ -186,7 +186,11 @@ def marginals(
             for v, x in logs.items():
                 found[v] = found[v].index_copy(-1, rows, _softmax(x))
     free = {v: torch.full((sizes[v], 1), 1 / sizes[v], dtype=torch.float64) for v in variables}
-    return {v: found.get(v, free[v]).expand(-1, n).movedim(-1, 0) for v in variables}
+    every = {v: found.get(v, free[v]).expand(-1, n).movedim(-1, 0) for v in variables}
+    if scale is None:
+        return every
+    impossible = (scale.detach() == -math.inf)[:, None]
+    return {v: x.masked_fill(impossible, 0.0) for v, x in every.items()}
 
 
 def _softmax(logs: Tensor) -> Tensor:
