@@ -118,15 +118,16 @@ def _spread(
     pairs = ((step.left, step.left_shape, step.right, step.right_shape),
              (step.right, step.right_shape, step.left, step.left_shape))  # fmt: skip
     for slot, shape, other, other_shape in pairs:
-        if slot in needed:
-            x = around if other < 0 else ring.times(around, wide(held(slots, other), other_shape))
-            alone = tuple(a for a, size in enumerate(shape) if size < x.shape[a])
-            x = ring.plus(x, alone) if alone else x
-            own = held(slots, slot).shape[:-1]
-            x = x.expand(*shape, x.shape[-1]) if x.shape[:-1] != shape else x
-            outside[slot] = x.reshape(*own, x.shape[-1])
-    if step.summed >= 0 or step.right >= 0:
-        outside[number] = None
+        if slot not in needed:
+            continue
+        if other < 0:
+            outside[slot] = around.expand(*shape, around.shape[-1])
+            continue
+        x = ring.times(around, wide(held(slots, other), other_shape))
+        alone = tuple(axis for axis, size in enumerate(shape) if size < x.shape[axis])
+        x = ring.plus(x, alone) if alone else x
+        outside[slot] = x.reshape(*held(slots, slot).shape[:-1], x.shape[-1])
+    outside[number] = None
 
 
 def chunks(plan: Plan, slots: Slots, n: int) -> Iterator[tuple[slice, Slots]]:
