@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,9 +26,10 @@ from probgen.elimination.plans import LIMIT, Plan, plan
 
 __all__ = ["log_sum", "marginals"]
 
-#: A row whose sum is smaller is done again with logarithms. With factors of at most 1, what was
-#: lost to underflow is below the smallest number times the number of states.
-FLOOR = 1e-200
+#: A row whose sum is below the smallest number to this power (1e-200 in float64) is done again on
+#: logarithms. With factors of at most 1, what underflow loses is below the smallest number times
+#: the number of states.
+FLOOR = 0.65
 
 
 def log_sum(
@@ -86,6 +88,13 @@ def _scaled(factors: Sequence[Factor]) -> tuple[list[Factor], Tensor | None]:
     return kept, sum(scales[1:], scales[0]) if scales else None
 
 
+def _like(factors: Sequence[Factor]) -> dict[str, Any]:
+    """The type and device of answers."""
+    if not factors:
+        return {"dtype": torch.float64}
+    return {"dtype": factors[0].values.dtype, "device": factors[0].values.device}
+
+
 def _plan(
     factors: Sequence[Factor], sizes: Sequence[int], out: tuple[int, ...], limit: int
 ) -> Plan:
@@ -99,7 +108,7 @@ def _log_sum(
     factors: Sequence[Factor], sizes: Sequence[int], n: int, out: tuple[int, ...], limit: int
 ) -> Tensor:
     if not factors or not n:
-        return torch.zeros(n, *(sizes[v] for v in out), dtype=torch.float64)
+        return torch.zeros(n, *(sizes[v] for v in out), **_like(factors))
     path = _plan(factors, sizes, out, limit)
     z = _last(path, factors, n, LINEAR)
     logs, small = safe_log(z), below(z)
@@ -124,7 +133,8 @@ def _last(path: Plan, factors: Sequence[Factor], n: int, ring: Ring) -> Tensor:
 def below(z: Tensor) -> Tensor:
     """Which rows (n,) of sums (*sizes, n) are so small that they are done again on logarithms."""
     z = z.detach()
-    return (z.reshape(-1, z.shape[-1]).amax(0) if z.dim() > 1 else z) < FLOOR
+    largest = z.reshape(-1, z.shape[-1]).amax(0) if z.dim() > 1 else z
+    return largest < torch.finfo(z.dtype).tiny ** FLOOR
 
 
 def in_logs(factors: Sequence[Factor], rows: Tensor) -> list[Factor]:
@@ -171,8 +181,9 @@ def marginals(
     tensor([[0.2500, 0.7500],
             [0.0000, 0.0000]])
     """
+    like = _like(factors)
     if not n:
-        return {v: torch.zeros(0, sizes[v], dtype=torch.float64) for v in variables}
+        return {v: torch.zeros(0, sizes[v], **like) for v in variables}
     factors, scale = _scaled(factors)
     path = _plan(factors, sizes, (), limit) if factors else None
     found = {}
@@ -185,7 +196,7 @@ def marginals(
             logs, _ = _beliefs(path, in_logs(factors, rows), len(rows), variables, LOG)
             for v, x in logs.items():
                 found[v] = found[v].index_copy(-1, rows, _softmax(x))
-    free = {v: torch.full((sizes[v], 1), 1 / sizes[v], dtype=torch.float64) for v in variables}
+    free = {v: torch.full((sizes[v], 1), 1 / sizes[v], **like) for v in variables}
     every = {v: found.get(v, free[v]).expand(-1, n).movedim(-1, 0) for v in variables}
     if scale is None:
         return every
