@@ -1,0 +1,226 @@
+"""The log of a sum of products over hidden variables, and the marginals it implies, a row each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from probgen.elimination.contraction import (
+    LINEAR,
+    LOG,
+    Ring,
+    beliefs,
+    chunks,
+    finish,
+    held,
+    prepare,
+    walk,
+)
+from probgen.elimination.factors import Factor, safe_log
+from probgen.elimination.plans import LIMIT, Plan, plan
+
+__all__ = ["log_sum", "marginals"]
+
+#: A row whose sum is below the smallest number to this power (1e-200 in float64) is done again on
+#: logarithms. With factors of at most 1, what underflow loses is below the smallest number times
+#: the number of states.
+FLOOR = 0.65
+
+
+def log_sum(
+    factors: Sequence[Factor],
+    sizes: Sequence[int],
+    n: int,
+    out: tuple[int, ...] = (),
+    limit: int = LIMIT,
+) -> Tensor:
+    """Log of the sum, over all variables not in `out`, of the product of the factors.
+
+    Parameters
+    ----------
+    factors : sequence of Factor
+        Shared or of n rows each.
+    sizes : sequence of int
+        The states of each variable.
+    n : int
+        The number of rows.
+    out : tuple of int
+        Variables that stay.
+    limit : int
+        Most bytes that one row may take.
+
+    Returns
+    -------
+    Tensor (n,) or (n, *sizes of out)
+        In nats; -inf where the product is 0 throughout. States that are less probable than the
+        row's best by a factor of 1e-100 may be -inf too. Differentiable in the factors' values
+        and scales; the gradient by values that are exactly 0 may be 0.
+
+    Raises
+    ------
+    NotSupported
+        If one row takes more memory than the limit.
+
+    Examples
+    --------
+    >>> prior = Factor((0,), torch.tensor([0.25, 0.75]), batched=False)
+    >>> rows = Factor((0,), torch.tensor([[1.0, 1.0], [0.0, 1.0]]), batched=True)
+    >>> log_sum([prior, rows], [2], 2).exp()
+    tensor([1.0000, 0.7500])
+    """
+    factors, scale = _scaled(factors)
+    found = _log_sum(factors, sizes, n, out, limit)
+    if scale is None:
+        return found
+    return found + scale.reshape(-1, *[1] * len(out))
+
+
+def _scaled(factors: Sequence[Factor]) -> tuple[list[Factor], Tensor | None]:
+    """Factors of at most 1, and the sum of their log scales."""
+    bounded = [factor.scaled() for factor in factors]
+    scales = [f.log_scale for f in bounded if f.log_scale is not None]
+    kept = [f for f in bounded if f.scope or f.log_scale is None]
+    return kept, sum(scales[1:], scales[0]) if scales else None
+
+
+def _like(factors: Sequence[Factor]) -> dict[str, Any]:
+    """The type and device of answers."""
+    if not factors:
+        return {"dtype": torch.float64}
+    return {"dtype": factors[0].values.dtype, "device": factors[0].values.device}
+
+
+def _plan(
+    factors: Sequence[Factor], sizes: Sequence[int], out: tuple[int, ...], limit: int
+) -> Plan:
+    found = plan(
+        tuple(f.scope for f in factors), tuple(f.batched for f in factors), tuple(sizes), out
+    )
+    return found.check(limit)
+
+
+def _log_sum(
+    factors: Sequence[Factor], sizes: Sequence[int], n: int, out: tuple[int, ...], limit: int
+) -> Tensor:
+    if not factors or not n:
+        return torch.zeros(n, *(sizes[v] for v in out), **_like(factors))
+    path = _plan(factors, sizes, out, limit)
+    z = _last(path, factors, n, LINEAR)
+    logs, small = safe_log(z), below(z)
+    if bool(small.any()):
+        rows = small.nonzero()[:, 0]
+        redone = _last(path, in_logs(factors, rows), len(rows), LOG)
+        logs = logs.index_copy(-1, rows, redone)
+    return finish(path, logs, out, sizes, n)
+
+
+def _last(path: Plan, factors: Sequence[Factor], n: int, ring: Ring) -> Tensor:
+    """The plan's answer (*sizes, n), or (*sizes, 1) where all rows share it."""
+    slots = prepare(path, factors)
+    walk(path, slots, ring, batched=False)
+    parts = []
+    for _, part in chunks(path, slots, n):
+        walk(path, part, ring, batched=True)
+        parts.append(held(part, path.last))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+
+def below(z: Tensor) -> Tensor:
+    """Which rows (n,) of sums (*sizes, n) are so small that they are done again on logarithms."""
+    z = z.detach()
+    largest = z.reshape(-1, z.shape[-1]).amax(0) if z.dim() > 1 else z
+    return largest < torch.finfo(z.dtype).tiny ** FLOOR
+
+
+def in_logs(factors: Sequence[Factor], rows: Tensor) -> list[Factor]:
+    """The factors of some rows, their values as logarithms."""
+    return [
+        replace(f, values=safe_log(f.values[rows] if f.batched else f.values)) for f in factors
+    ]
+
+
+def marginals(
+    factors: Sequence[Factor],
+    sizes: Sequence[int],
+    n: int,
+    variables: Sequence[int],
+    limit: int = LIMIT,
+) -> dict[int, Tensor]:
+    """The posterior of each of some variables, all from one pass and its gradient.
+
+    The gradient of the log of the sum by an indicator of a state is that state's posterior
+    (Darwiche 2003, A differential approach to inference in Bayesian networks, JACM 50).
+
+    Parameters
+    ----------
+    factors, sizes, n, limit
+        As for `log_sum`.
+    variables : sequence of int
+        The variables wanted.
+
+    Returns
+    -------
+    dict of int to Tensor (n, size)
+        Each row sums to 1, or is 0 throughout where the product is.
+
+    Raises
+    ------
+    NotSupported
+        If one row takes more memory than the limit.
+
+    Examples
+    --------
+    >>> prior = Factor((0,), torch.tensor([0.25, 0.75]), batched=False)
+    >>> rows = Factor((0,), torch.tensor([[1.0, 1.0], [0.0, 0.0]]), batched=True)
+    >>> marginals([prior, rows], [2], 2, [0])[0]
+    tensor([[0.2500, 0.7500],
+            [0.0000, 0.0000]])
+    """
+    like = _like(factors)
+    if not n:
+        return {v: torch.zeros(0, sizes[v], **like) for v in variables}
+    factors, scale = _scaled(factors)
+    path = _plan(factors, sizes, (), limit) if factors else None
+    found = {}
+    if path is not None:
+        joint, z = _beliefs(path, factors, n, variables, LINEAR)
+        small = below(z)
+        found = {v: x / x.sum(0).masked_fill(small, 1.0) for v, x in joint.items()}
+        if bool(small.any()):
+            rows = small.nonzero()[:, 0]
+            logs, _ = _beliefs(path, in_logs(factors, rows), len(rows), variables, LOG)
+            for v, x in logs.items():
+                found[v] = found[v].index_copy(-1, rows, _softmax(x))
+    free = {v: torch.full((sizes[v], 1), 1 / sizes[v], **like) for v in variables}
+    every = {v: found.get(v, free[v]).expand(-1, n).movedim(-1, 0) for v in variables}
+    if scale is None:
+        return every
+    impossible = (scale.detach() == -math.inf)[:, None]
+    return {v: x.masked_fill(impossible, 0.0) for v, x in every.items()}
+
+
+def _softmax(logs: Tensor) -> Tensor:
+    """Posterior (size, n) from logarithms: 0 throughout where all are -inf."""
+    top = logs.amax(0)
+    return (logs - torch.where(top > -math.inf, torch.logsumexp(logs, 0), 0.0)).exp()
+
+
+def _beliefs(
+    path: Plan, factors: Sequence[Factor], n: int, variables: Sequence[int], ring: Ring
+) -> tuple[dict[int, Tensor], Tensor]:
+    """The joint of each variable with the evidence (size, n), and the sum (n,)."""
+    slots = prepare(path, factors)
+    walk(path, slots, ring, batched=False, keep=True)
+    parts, sums = [], []
+    for _, part in chunks(path, slots, n):
+        walk(path, part, ring, batched=True, keep=True)
+        parts.append(beliefs(path, part, ring, variables))
+        sums.append(held(part, path.last))
+    if len(parts) == 1:
+        return parts[0], sums[0]
+    return {v: torch.cat([p[v] for p in parts], -1) for v in parts[0]}, torch.cat(sums, -1)
