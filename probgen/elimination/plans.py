@@ -77,6 +77,8 @@ class Plan:
         The cells of the widest product that differs between rows, a row.
     row_bytes, shared_bytes : int
         Predicted peak memory of a row, and of what all rows share.
+    kept_bytes : int
+        Predicted memory of a row where every slot is kept, as for marginals and states.
     total : int
         The cells of all products that differ between rows: the work for a row.
     """
@@ -90,17 +92,18 @@ class Plan:
     cells: int
     row_bytes: int
     shared_bytes: int
+    kept_bytes: int
     total: int
 
-    def memory(self, n: int) -> int:
+    def memory(self, n: int, kept: bool = False) -> int:
         """Predicted peak memory in bytes for n rows at once, without gradients."""
-        return self.shared_bytes + n * self.row_bytes
+        return self.shared_bytes + n * (self.kept_bytes if kept else self.row_bytes)
 
     def chunk(self, n: int) -> int:
         """How many of n rows to take at once: the widest product then stays in the cache."""
         return max(1, min(n, WIDEST // (BYTES * self.cells))) if self.cells else n
 
-    def check(self, limit: int = LIMIT) -> Plan:
+    def check(self, limit: int = LIMIT, kept: bool = False) -> Plan:
         """The plan itself.
 
         Raises
@@ -108,7 +111,7 @@ class Plan:
         NotSupported
             If one row would take more than `limit` bytes.
         """
-        needed = self.memory(1)
+        needed = self.memory(1, kept)
         if needed <= limit:
             return self
         raise NotSupported(message(
@@ -252,6 +255,12 @@ class _Builder:
         for scope, rows in zip(self.scopes, self.batched, strict=True):
             self.alive[rows] += self.count(scope)
         self.peak = list(self.alive)
+        self.stored = self.alive[1]
+
+    @property
+    def kept(self) -> int:
+        """Cells of a row where all slots are kept, beside the widest product twice."""
+        return self.stored + 2 * self.cells
 
     def count(self, scope: Iterable[int]) -> int:
         return math.prod(self.sizes[v] for v in scope)
@@ -278,6 +287,7 @@ class _Builder:
         kept = self.count(result) if summed >= 0 else 0
         self.peak[rows] = max(self.peak[rows], self.alive[rows] + cells + kept)
         self.alive[rows] += self.count(result)
+        self.stored += self.count(result) if rows else 0
         for slot in (left, right):
             if slot >= 0 and self.batched[slot]:
                 self.alive[1] -= self.count(self.scopes[slot])
@@ -325,5 +335,5 @@ def _steps(
     return Plan(
         order, axes, tuple(built.steps), last, built.scopes[last] if rest else (),
         built.width, built.cells,
-        BYTES * built.peak[1], BYTES * built.peak[0], built.total,
+        BYTES * built.peak[1], BYTES * built.peak[0], BYTES * built.kept, built.total,
     )  # fmt: skip

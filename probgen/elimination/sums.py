@@ -24,7 +24,7 @@ from probgen.elimination.contraction import (
 from probgen.elimination.factors import Factor, safe_log
 from probgen.elimination.plans import LIMIT, Plan, plan
 
-__all__ = ["log_sum", "marginals"]
+__all__ = ["below", "in_logs", "log_sum", "marginals", "planned", "scaled"]
 
 #: A row whose sum is below the smallest number to this power (1e-200 in float64) is done again on
 #: logarithms. With factors of at most 1, what underflow loses is below the smallest number times
@@ -73,14 +73,14 @@ def log_sum(
     >>> log_sum([prior, rows], [2], 2).exp()
     tensor([1.0000, 0.7500])
     """
-    factors, scale = _scaled(factors)
+    factors, scale = scaled(factors)
     found = _log_sum(factors, sizes, n, out, limit)
     if scale is None:
         return found
     return found + scale.reshape(-1, *[1] * len(out))
 
 
-def _scaled(factors: Sequence[Factor]) -> tuple[list[Factor], Tensor | None]:
+def scaled(factors: Sequence[Factor]) -> tuple[list[Factor], Tensor | None]:
     """Factors of at most 1, and the sum of their log scales."""
     bounded = [factor.scaled() for factor in factors]
     scales = [f.log_scale for f in bounded if f.log_scale is not None]
@@ -95,13 +95,18 @@ def _like(factors: Sequence[Factor]) -> dict[str, Any]:
     return {"dtype": factors[0].values.dtype, "device": factors[0].values.device}
 
 
-def _plan(
-    factors: Sequence[Factor], sizes: Sequence[int], out: tuple[int, ...], limit: int
+def planned(
+    factors: Sequence[Factor],
+    sizes: Sequence[int],
+    out: tuple[int, ...],
+    limit: int,
+    kept: bool = False,
 ) -> Plan:
+    """The plan for factors, checked against the limit."""
     found = plan(
         tuple(f.scope for f in factors), tuple(f.batched for f in factors), tuple(sizes), out
     )
-    return found.check(limit)
+    return found.check(limit, kept)
 
 
 def _log_sum(
@@ -109,7 +114,7 @@ def _log_sum(
 ) -> Tensor:
     if not factors or not n:
         return torch.zeros(n, *(sizes[v] for v in out), **_like(factors))
-    path = _plan(factors, sizes, out, limit)
+    path = planned(factors, sizes, out, limit)
     z = _last(path, factors, n, LINEAR)
     logs, small = safe_log(z), below(z)
     if bool(small.any()):
@@ -184,8 +189,8 @@ def marginals(
     like = _like(factors)
     if not n:
         return {v: torch.zeros(0, sizes[v], **like) for v in variables}
-    factors, scale = _scaled(factors)
-    path = _plan(factors, sizes, (), limit) if factors else None
+    factors, scale = scaled(factors)
+    path = planned(factors, sizes, (), limit, kept=True) if factors else None
     found = {}
     if path is not None:
         joint, z = _beliefs(path, factors, n, variables, LINEAR)
