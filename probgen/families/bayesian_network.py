@@ -8,7 +8,7 @@ All parameters have conjugate priors. The guide is their posterior, exact where 
 seen and mean-field where some are not: `update` is then a step of variational expectation
 maximisation, with exact sums over the unseen cells. The predictive integrates the parameters out:
 expected tables, Student's t for normal nodes. Rows in which an unseen normal node has seen
-descendants are averaged over posterior draws instead, since Student's t does not stay one there.
+descendants are averaged over draws of the regressions, since Student's t does not stay one there.
 
 References: Koller and Friedman (2009), Probabilistic Graphical Models; Lauritzen (1992),
 Propagation of probabilities, means and variances in mixed graphical association models, JASA 87;
@@ -31,18 +31,15 @@ from probgen.conditionals import Conditionals
 from probgen.family import Draws, Family
 from probgen.leaves import pick
 from probgen.nodes.answers import conditionals_of
+from probgen.nodes.augmenting import augmented_draws
 from probgen.nodes.groups import WeightsByGroup
 from probgen.nodes.learning import Learner, begin
-from probgen.nodes.network import Network
+from probgen.nodes.network import Network, Values
 from probgen.nodes.rows import RowNetwork
 from probgen.schema import Schema
 
 __all__ = ["BayesianNetwork"]
 
-#: posterior draws over which rows are averaged where the predictive has no closed form
-DRAWS = 200
-#: the chain over unseen cells: sweeps before the first draw, and for each
-WARM_UP, THIN = 20, 2
 #: before the names of the draws of that chain among the tensors
 REFINED = "refined."
 
@@ -62,13 +59,13 @@ class BayesianNetwork(Family):
         strength: float = 1.0,
         dof: float = 3.0,
         groups: int = 8,
-        binned: bool = False,
+        bins: int | None = None,
         draws: int = 100,
     ) -> None:
         super().__init__(schema)
         self.learner, self.sample_size, self.count = learner, sample_size, draws
-        self.strength, self.dof, self.groups = strength, dof, groups
-        self.network = Network(schema.slots, binned)
+        self.strength, self.dof, self.groups, self.bins = strength, dof, groups, bins
+        self.network = Network(schema.slots, bins is not None)
         #: posterior draws that a chain over the unseen cells found, in place of the guide's
         self.refined: Draws = {}
 
@@ -92,7 +89,9 @@ class BayesianNetwork(Family):
         for i in net.grouped:
             prior = WeightsByGroup(net.group(i).prior, net.group(i).group)
             found[f"shape_{i}"] = pyro.sample(f"shape_{i}", prior)
-        row = RowNetwork(partial(self._log_rows, found), partial(self._new_rows, found), batch.seen)
+        row = RowNetwork(
+            partial(self._log_rows, found), partial(self._new_rows, found), batch.seen
+        )
         with batch.rows():
             return batch.observe("row", row, range(len(self.schema.slots)))
 
@@ -128,7 +127,7 @@ class BayesianNetwork(Family):
         begin(
             self.network, _values(batch), batch.seen, batch.weight.double(), self.learner, seed,
             sample_size=self.sample_size, strength=self.strength, dof=self.dof,
-            groups=self.groups,
+            groups=self.groups, bins=self.bins,
         )  # fmt: skip
 
     def update(self, batch: Batch, rate: float) -> float:
@@ -140,29 +139,13 @@ class BayesianNetwork(Family):
         return float((divergence - value) / batch.total)
 
     def finish(self, batch: Batch, generator: torch.Generator) -> None:
-        """Refine the posterior draws by a chain where cells with seen descendants are unseen.
-
-        Mean-field draws are too narrow there. The chain draws unseen cells given parameters and
-        parameters given all cells, both exactly (Tanner and Wong 1987, The calculation of
-        posterior distributions by data augmentation, JASA 82).
-        """
-        seen = batch.seen
-        if not self.count or self.network.fixed or not self.network.layout.unsettled(seen):
-            return
-        generator = self._here(generator)
-        chain = self.network.twin()
-        x, weight = _values(batch), batch.weight.double()
-        kept: list[Draws] = []
-        draw = chain.posterior_draws(1, generator)
-        for sweep in range(WARM_UP + THIN * self.count):
-            at = chain.at({name: value[0] for name, value in draw.items()})
-            whole = chain.complete(x, seen, at, generator, reserved=True)
-            # what needs no filling in to be known stays out: unseen cells without descendants
-            chain.step(whole, chain.layout.informed(seen), weight, 1.0)
-            draw = chain.posterior_draws(1, generator)
-            if sweep >= WARM_UP and (sweep - WARM_UP) % THIN == THIN - 1:
-                kept.append(draw)
-        self.refined = {name: torch.cat([d[name] for d in kept]) for name in kept[0]}
+        """Refine the posterior draws where unseen cells make those of the guide too narrow."""
+        self.refined = {}
+        if self.count and not self.network.fixed:
+            self.refined = augmented_draws(
+                self.network, _values(batch), batch.seen, batch.weight.double(), self.count,
+                self._here(generator),
+            )  # fmt: skip
 
     # --- posterior ------------------------------------------------------------------------
 
@@ -177,13 +160,6 @@ class BayesianNetwork(Family):
     def point_globals(self) -> Draws:
         """Posterior means of tables, coefficients and precisions."""
         return {name: value[None] for name, value in self.network.point().items()}
-
-    def _own_draws(self) -> Draws:
-        """The draws over which rows without a closed form are averaged: always the same."""
-        if self.refined:
-            return self.refined
-        generator = torch.Generator(self.network.edges.device).manual_seed(0)
-        return self.network.posterior_draws(DRAWS, generator)
 
     def tensors(self) -> dict[str, Tensor]:
         """Graph, counts, priors, groups and refined draws."""
@@ -212,9 +188,13 @@ class BayesianNetwork(Family):
         out = x.new_zeros(len(x))
         closed, rows = (~open_).nonzero()[:, 0], open_.nonzero()[:, 0]
         out[closed] = net.log_rows(x[closed], seen[closed], net.predictive())
-        by_draw = self.exact_log_prob(batch.take(rows), self._own_draws())
+        by_draw = self._by_draw(x[rows], seen[rows], net.predictives())
         out[rows] = by_draw.logsumexp(0) - math.log(len(by_draw))
         return out
+
+    def _by_draw(self, x: Tensor, seen: Tensor, draws: list[Values]) -> Tensor:
+        """Log density (S, n) at each draw of the regressions."""
+        return torch.stack([self.network.log_rows(x, seen, at) for at in draws])
 
     def complete(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Unseen cells drawn exactly given the seen ones, from the predictive."""
@@ -226,12 +206,11 @@ class BayesianNetwork(Family):
         out = torch.zeros_like(x)
         closed, rows = (~open_).nonzero()[:, 0], open_.nonzero()[:, 0]
         out[closed] = net.complete(x[closed], seen[closed], net.predictive(), generator)
-        draws, part = self._own_draws(), batch.take(rows)
-        choice = pick(self.exact_log_prob(part, draws).softmax(0).T, generator)
+        draws = net.predictives()
+        choice = pick(self._by_draw(x[rows], seen[rows], draws).softmax(0).T, generator)
         for s in choice.unique().tolist():
             some = rows[choice == s]
-            at = net.at({name: value[s] for name, value in draws.items()})
-            out[some] = net.complete(x[some], seen[some], at, generator)
+            out[some] = net.complete(x[some], seen[some], draws[s], generator)
         return out
 
     def complete_at(self, batch: Batch, draw: Draws, generator: torch.Generator) -> Tensor:
@@ -241,9 +220,7 @@ class BayesianNetwork(Family):
 
     def conditionals(self, batch: Batch) -> Conditionals | None:
         """Each unseen cell given the seen ones of its row, where that has a closed form."""
-        return conditionals_of(
-            self.network, _values(batch), batch.seen, self.network.predictive()
-        )
+        return conditionals_of(self.network, _values(batch), batch.seen, self.network.predictive())
 
     def _here(self, generator: torch.Generator) -> torch.Generator:
         """A generator on this family's device: torch refuses another device's."""

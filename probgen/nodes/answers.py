@@ -7,8 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probgen.conditionals import Cells, Conditionals, Counts, Levels, Reals, atom_slots, unseen_rows
-from probgen.elimination import marginals
+from probgen.conditionals import (
+    Cells,
+    Conditionals,
+    Counts,
+    Levels,
+    Reals,
+    atom_slots,
+    unseen_rows,
+)
+from probgen.elimination.sums import marginals
 from probgen.nodes.groups import GroupNode
 from probgen.nodes.layout import groups
 from probgen.nodes.network import Network, Values
@@ -80,9 +88,7 @@ def _states(
     layout = network.layout
     wanted = [i for i in open_ if not network.is_normal(i)]
     codes, values = network.split(x, seen)
-    whole = {
-        i: values.new_zeros(len(x), layout.sizes[i]) for i in wanted
-    }
+    whole = {i: values.new_zeros(len(x), layout.sizes[i]) for i in wanted}
     for group in groups(layout, seen):
         rows = group.rows
         targets = [i for i in wanted if i not in group.fixed]
@@ -90,7 +96,7 @@ def _states(
             continue
         own = codes[rows], values[rows], seen[rows]
         terms = terms_of(layout, group, *own, values_[0], targets)
-        for i, p in marginals(terms.factors, layout.sizes, len(rows), targets).items():
+        for i, p in marginals(terms.factors, layout.states, len(rows), targets).items():
             whole[i][rows] = p
     return {i: p[open_[i]] for i, p in whole.items()}
 

@@ -115,7 +115,8 @@ class GroupNode(nn.Module):
 
     def log_prob(self, x: Tensor, log_weights: Tensor) -> Tensor:
         """Log density (n,) inside the group of each value; weights (b,) sum to 1 in a group."""
-        return (self.log_basis(x) + log_weights).logsumexp(-1)
+        values, back = x.double().unique(return_inverse=True)
+        return (self.log_basis(values) + log_weights).logsumexp(-1)[back]
 
     @property
     def alpha(self) -> Tensor:
@@ -135,9 +136,14 @@ class GroupNode(nn.Module):
         """Posterior mean of the log weights (b,)."""
         return torch.digamma(self.alpha) - torch.digamma(self._totals(self.alpha))
 
-    def expected_counts(self, x: Tensor, weight: Tensor, log_weights: Tensor) -> Tensor:
-        """Expected counts (b,) of values x (n,) that weigh weight (n,)."""
-        return weight @ (self.log_basis(x) + log_weights).softmax(-1)
+    def learn(self, x: Tensor, weight: Tensor, rate: float, steps: int) -> None:
+        """Move the counts by some steps of expectation maximisation over values x (n,)."""
+        values, back = x.double().unique(return_inverse=True)
+        total = torch.zeros_like(values).index_add(0, back, weight)
+        basis = self.log_basis(values)
+        for _ in range(steps):
+            new = total @ (basis + self.expected()).softmax(-1)
+            self.counts = self.counts.lerp(new, rate)
 
     def draws(self, count: int, generator: torch.Generator) -> Tensor:
         """Posterior draws of the log weights (count, b)."""

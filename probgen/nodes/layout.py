@@ -11,7 +11,7 @@ from torch import Tensor
 
 from probgen.graphs.dag import Dag
 
-__all__ = ["Group", "Layout", "groups", "mixed_radix"]
+__all__ = ["Group", "Layout", "groups", "kinds_of", "mixed_radix"]
 
 #: rows that a pattern of seen cells must have on average, that patterns are told apart
 FEW = 32
@@ -28,6 +28,11 @@ class Layout:
 
     def __len__(self) -> int:
         return len(self.sizes)
+
+    @cached_property
+    def states(self) -> tuple[int, ...]:
+        """States of each node in a sum over discrete ones: 1 of a normal node."""
+        return tuple(max(1, size) for size in self.sizes)
 
     @cached_property
     def discrete(self) -> tuple[int, ...]:
@@ -68,7 +73,6 @@ class Layout:
                 found |= ~seen[:, i] & seen[:, self._below[i]].any(1)
         return found
 
-
     @cached_property
     def _below(self) -> list[list[int]]:
         return [sorted(self.dag.descendants([i]) - {i}) for i in range(len(self))]
@@ -81,10 +85,6 @@ class Layout:
                 found[:, i] |= seen[:, below].any(1)
         return found
 
-    def unsettled(self, seen: Tensor) -> bool:
-        """Whether some unseen cell lies above a seen one, so that parameters hang together."""
-        return bool((self.informed(seen) & ~seen).any())
-
 
 def mixed_radix(codes: Sequence[Tensor], sizes: Sequence[int]) -> Tensor | int:
     """The number of a configuration, the last code counting fastest; 0 for none."""
@@ -92,6 +92,22 @@ def mixed_radix(codes: Sequence[Tensor], sizes: Sequence[int]) -> Tensor | int:
     for code, size in zip(codes, sizes, strict=True):
         found = found * size + code
     return found
+
+
+def kinds_of(codes: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The first row of each kind of rows of codes (n, k), and the kind (n,) of each row."""
+    kind = torch.zeros(len(codes), dtype=torch.int64, device=codes.device)
+    largest = 1
+    for column, size in zip(codes.T, sizes, strict=True):
+        if largest * size >= 2**62:  # the numbers of what was met are smaller
+            kind = kind.unique(return_inverse=True)[1]
+            largest = len(codes)
+        kind = kind * size + column
+        largest *= size
+    found, back = kind.unique(return_inverse=True)
+    places = torch.arange(len(codes), device=codes.device)
+    first = torch.full_like(found, len(codes)).scatter_reduce(0, back, places, "amin")
+    return first, back
 
 
 @dataclass(frozen=True)
@@ -122,12 +138,14 @@ def groups(layout: Layout, seen: Tensor, size: int = ROWS) -> Iterator[Group]:
     """
     if not len(seen):
         return
-    patterns, back = seen.unique(dim=0, return_inverse=True)
-    if len(patterns) * FEW > len(seen) and len(patterns) > 1:
+    _, back = kinds_of(seen.long(), [2] * seen.shape[1])
+    counts = back.bincount()
+    if len(counts) > 1 and len(counts) * FEW > len(seen):
         normal = list(layout.normal)
-        patterns, back = seen[:, normal].unique(dim=0, return_inverse=True)
+        _, back = kinds_of(seen[:, normal].long(), [2] * len(normal))
+        counts = back.bincount()
     order = back.argsort(stable=True)
-    for rows in order.split(back.bincount(minlength=len(patterns)).tolist()):
+    for rows in order.split(counts.tolist()):
         for part in rows.split(size):
             own = seen[part]
             every, some = own.all(0).tolist(), own.any(0).tolist()

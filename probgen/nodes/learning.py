@@ -16,6 +16,8 @@ from probgen.nodes.tables import best_sample_size
 
 __all__ = ["Learner", "begin"]
 
+#: steps of the densities inside groups before the first pass over the rows
+FIRST = 30
 #: finds a graph: rows over the nodes, and a seeded generator
 Learner = Callable[[NodeRows, np.random.Generator], Dag]
 
@@ -32,6 +34,7 @@ def begin(
     strength: float,
     dof: float,
     groups: int,
+    bins: int | None,
 ) -> None:
     """Cut groups, learn the graph, set the priors, and count the rows that see a whole family.
 
@@ -50,11 +53,14 @@ def begin(
         How many rows the prior of a regression and of its variance stands for.
     groups : int
         Groups of a count at most.
+    bins : int or None
+        Groups of a real column at most, where these are cut.
     """
     rng = np.random.default_rng(seed)
     for i in network.grouped:
         own = seen[:, i]
-        network.group(i).lay(x[own, i], weight[own], groups)
+        most = groups if network.group(i).whole else bins or groups
+        network.group(i).lay(x[own, i], weight[own], most)
     codes, values = network.split(x, seen)
     sizes = network.layout.sizes
     _guess(codes, values, seen, sizes, network.nameable, rng)
@@ -128,14 +134,11 @@ def _lay(
         network.regression(i).lay(moments, strength, dof)
         network.regression(i).moments = moments
     for i in network.grouped:
-        own = network.group(i)
         rows = known[:, i]
-        own.counts = own.expected_counts(values[rows, i], weight[rows], own.mean())
+        network.group(i).learn(values[rows, i], weight[rows], 1.0, FIRST)
 
 
-def _moments(
-    network: Network, codes: Tensor, values: Tensor, weight: Tensor, node: int
-) -> Tensor:
+def _moments(network: Network, codes: Tensor, values: Tensor, weight: Tensor, node: int) -> Tensor:
     """Weighted products of (1, r, y) by configuration (c, q + 1, q + 1)."""
     layout = network.layout
     z = torch.cat([

@@ -18,7 +18,9 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from scipy.special import gammaincinv
 from torch import Tensor, nn
 
 from probgen.leaves import gamma_draws
@@ -169,11 +171,26 @@ class RegressionNode(nn.Module):
         noise = torch.randn(
             count, *mean.shape, dtype=mean.dtype, device=mean.device, generator=generator
         )
-        root = torch.linalg.cholesky(known)
-        step = torch.linalg.solve_triangular(
-            root.mT.expand(count, *root.shape), noise[..., None], upper=True
-        )[..., 0]
-        return Line(mean + step / precision.sqrt()[..., None], precision)
+        return Line(mean + self._step(known, noise) / precision.sqrt()[..., None], precision)
+
+    def at_levels(self, u: Tensor) -> Line:
+        """The posterior at levels u (s, q + 1) in (0, 1) of its parameters, the same in all c.
+
+        One configuration has a part in each term of a sum over configurations, so that an average
+        over `s` needs no independence between them.
+        """
+        mean, known, a, b = self.posterior()
+        shape = a.cpu().numpy()
+        gamma = gammaincinv(shape, u[:, -1:].cpu().numpy())
+        precision = torch.from_numpy(np.maximum(gamma, 1e-300)).to(mean) / b
+        noise = torch.special.ndtri(u[:, :-1])[:, None].expand(-1, len(mean), -1)
+        return Line(mean + self._step(known, noise) / precision.sqrt()[..., None], precision)
+
+    @staticmethod
+    def _step(known: Tensor, noise: Tensor) -> Tensor:
+        """Noise (s, c, q) with covariance the inverse of known (c, q, q)."""
+        root = torch.linalg.cholesky(known).mT.expand(len(noise), *known.shape)
+        return torch.linalg.solve_triangular(root, noise[..., None], upper=True)[..., 0]
 
     def kl(self) -> Tensor:
         """KL(posterior || prior), nats, over all configurations."""

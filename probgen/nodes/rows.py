@@ -10,7 +10,9 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from probgen.elimination import Factor, draw, log_sum
+from probgen.elimination.factors import Factor
+from probgen.elimination.states import draw
+from probgen.elimination.sums import log_sum
 from probgen.leaves import gamma_draws, pick
 from probgen.nodes.layout import Group, Layout, groups
 from probgen.nodes.regressions import T
@@ -29,7 +31,7 @@ def log_density(
         terms = terms_of(layout, group, codes[rows], values[rows], seen[rows], at)
         value = terms.log_scale
         if terms.factors:
-            value = value + log_sum(terms.factors, layout.sizes, len(rows))
+            value = value + log_sum(terms.factors, layout.states, len(rows))
         places.append(rows)
         found.append(value)
     if not found:
@@ -41,7 +43,7 @@ def posterior_table(terms: Terms, layout: Layout, n: int, scope: tuple[int, ...]
     """p(scope | seen cells), (n, *sizes): 0 for rows of density 0."""
     if not scope:
         return terms.log_scale.new_ones(n)
-    log_p = log_sum(terms.factors, layout.sizes, n, scope)
+    log_p = log_sum(terms.factors, layout.states, n, scope)
     flat = log_p.reshape(n, -1)
     return torch.nan_to_num(flat.softmax(1)).reshape(log_p.shape)
 
@@ -84,7 +86,8 @@ def _complete(
     terms = terms_of(layout, group, codes, values, seen, at)
     factors = [*terms.factors, *_legal(layout, group, kept, nameable, seen)]
     if any(factor.scope for factor in terms.factors):
-        for node, state in draw(factors, layout.sizes, len(codes), generator).items():
+        for node, state in draw(factors, layout.states, len(codes), generator).items():
+            state = state.clamp_min(0)  # rows that are impossible have none
             codes[:, node] = torch.where(seen[:, node], codes[:, node], state)
     for part in terms.parts:
         if isinstance(part, Integral):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from probgen.elimination import log_sum
+from probgen.elimination.sums import log_sum
 from probgen.nodes.layout import Group, Layout, groups
 from probgen.nodes.sums import Direct, Integral, Parameters, Terms, terms_of
 
@@ -71,7 +71,7 @@ def _backward(terms: Terms, layout: Layout, weight: Tensor) -> Tensor:
     """The weighted sum of log densities; its gradients are left on the leaves."""
     value = terms.log_scale
     if terms.factors:
-        value = value + log_sum(terms.factors, layout.sizes, len(weight))
+        value = value + log_sum(terms.factors, layout.states, len(weight))
     total = weight @ value
     if total.requires_grad:
         total.backward()

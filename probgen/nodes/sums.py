@@ -10,14 +10,14 @@ Sizes: n rows, c configurations of the discrete parents of a node.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from probgen.elimination import Factor
-from probgen.nodes.layout import Group, Layout, mixed_radix
+from probgen.elimination.factors import Factor
+from probgen.nodes.layout import Group, Layout, kinds_of, mixed_radix
 from probgen.nodes.regressions import LOG_2PI, Potential, T
 
 __all__ = ["Direct", "Integral", "Parameters", "Terms", "cells_of", "configurations", "terms_of"]
@@ -27,12 +27,14 @@ __all__ = ["Direct", "Integral", "Parameters", "Terms", "cells_of", "configurati
 class Parameters:
     """Values of all parameters, at which rows are scored.
 
-    `tables` (size, *parent sizes) of the discrete nodes; `normals` of the normal ones, either a
-    `Potential` each, or a Student's t each, which can be asked only where all inputs are seen.
+    `tables` (size, *parent sizes) of the discrete nodes; `normals` of the normal ones, a
+    `Potential` each. Of the predictive a normal node is a Student's t, which does not stay one
+    when an unseen node is integrated out: there `inner` holds potentials, to be averaged over.
     """
 
     tables: dict[int, Tensor]
-    normals: dict[int, Potential] | dict[int, T]
+    normals: Mapping[int, Potential | T]
+    inner: dict[int, Potential] | None = None
 
 
 @dataclass
@@ -227,24 +229,23 @@ def _integral(
 ) -> Integral:
     scope, n = _free(layout, group, nodes), len(codes)
     labels = sorted({p for i in nodes for p in layout.labels[i]} & group.fixed)
-    kinds, kind = codes[:, labels].unique(dim=0, return_inverse=True)
-    like = codes.new_zeros(len(kinds), codes.shape[1])
-    like[:, labels] = kinds
+    first, kind = kinds_of(codes[:, labels], [layout.sizes[p] for p in labels])
+    like, count = codes[first], len(first)
     sizes = [layout.sizes[p] for p in scope]
     h = len(hidden)
-    quadratic = values.new_zeros(len(kinds), *sizes, h, h)
+    quadratic = values.new_zeros(count, *sizes, h, h)
     linear = values.new_zeros(n, *sizes, h)
     constant = values.new_zeros(n, *sizes)
     config = {}
     for i in nodes:
-        own = at.normals[i]
+        own = at.normals[i] if at.inner is None else at.inner[i]
         assert isinstance(own, Potential)  # noqa: S101 - a t has no integral
         places = (i, *layout.inputs[i])
         on = [a for a, v in enumerate(places) if v in group.known]
         off = [a for a, v in enumerate(places) if v not in group.known]
         into = [hidden.index(places[a]) for a in off]
         c = configurations(layout, like, i, scope)
-        few = _full(c, len(kinds), layout, scope)
+        few = _full(c, count, layout, scope)
         config[i] = many = few[kind]
         block = own.quadratic[few][..., off, :][..., :, off]
         for a, place in enumerate(into):
