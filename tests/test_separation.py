@@ -1,12 +1,18 @@
 """Separation and adjustment: definitions over all sets of small graphs, and known graphs."""
 
-from itertools import chain, combinations
+from itertools import chain, combinations, permutations
 
 import networkx as nx
 import numpy as np
 import pytest
 
 from probgen.errors import SchemaError
+from probgen.graphs.adjustment import (
+    adjustment_sets,
+    backdoor_parents,
+    efficient_set,
+    is_adjustment_set,
+)
 from probgen.graphs.dag import Dag
 from probgen.graphs.separation import (
     d_separated,
@@ -88,14 +94,20 @@ def test_minimal_separators_are_all_there_are(seed):
 
 
 def test_minimal_separators_of_sets():
-    sizes = set()
-    for seed in range(10):
-        dag, x, y = random_dag(8, 0.3, seed), {0, 1}, {6, 7}
-        valid = [z for z in subsets({2, 3, 4, 5}) if d_separated(dag, x, y, z)]
+    counts = set()
+    for seed in range(20):
+        dag = random_dag(10, 0.22, seed)
+        ends = np.random.default_rng(seed).permutation(10).tolist()
+        x, y = set(ends[:2]), set(ends[2:4])
+        valid = [z for z in subsets(ends[4:]) if d_separated(dag, x, y, z)]
         wanted = {z for z in valid if not any(other < z for other in valid)}
         assert set(minimal_separators(dag, x, y)) == wanted
-        sizes.add(len(wanted))
-    assert sizes >= {0, 1, 2}
+        one = minimal_separator(dag, x, y)
+        assert (one in wanted) if wanted else one is None
+        counts.add(len(wanted))
+    assert counts >= {0, 1}
+    ladder = Dag.of(8, [(0, 2), (2, 4), (4, 6), (1, 3), (3, 5), (5, 7)])
+    assert minimal_separators(ladder, {0, 1}, {6, 7}) == [{2, 3}, {2, 5}, {3, 4}, {4, 5}]
 
 
 def test_the_number_of_separators_is_bounded():
@@ -114,3 +126,102 @@ def test_nodes_that_make_no_sense_are_refused():
         markov_blanket(dag, 7)
     with pytest.raises(SchemaError, match="empty"):
         minimal_separator(dag, set(), {1})
+
+
+# --- adjustment -------------------------------------------------------------------------------
+
+
+def joint_of(tables, dag: Dag, skip=()) -> np.ndarray:
+    """All probabilities of a binary network as one array; `skip`ped nodes have no factor."""
+    d, out = len(dag), np.ones((2,) * len(dag))
+    for node, table in enumerate(tables):
+        if node in skip:
+            continue
+        family = (node, *dag.parents[node])
+        order = sorted(range(len(family)), key=lambda i: family[i])
+        shape = [2 if n in family else 1 for n in range(d)]
+        out = out * table.transpose(order).reshape(shape)
+    return out
+
+
+def over(joint: np.ndarray, kept) -> np.ndarray:
+    """Summed over all other axes, which stay as axes of size one."""
+    return joint.sum(tuple(n for n in range(joint.ndim) if n not in kept), keepdims=True)
+
+
+def adjusts(joint, acted, x, y, z) -> bool:
+    """Whether sum over z of p(y | x, z) p(z) is p(y | do(x)), in numbers."""
+    found = over(joint, x | y | z) / over(joint, x | z) * over(joint, z)
+    return np.allclose(over(found, x | y), over(acted, x | y), atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(16))
+@pytest.mark.parametrize("treatments", [1, 2])
+def test_valid_sets_are_those_that_give_the_effect(seed, treatments):
+    """Sound and complete: the formula holds for drawn tables iff the criterion says so."""
+    dag = random_dag(5, 0.3 + 0.03 * seed, 200 + seed)
+    rng = np.random.default_rng(seed)
+    tables = [np.moveaxis(rng.dirichlet([1, 1], size=(2,) * len(own)), -1, 0)
+              for own in dag.parents]  # fmt: skip
+    joint = joint_of(tables, dag)
+    for x in map(frozenset, combinations(range(5), treatments)):
+        acted = joint_of(tables, dag, skip=x)
+        for y in map(frozenset, combinations(sorted(set(range(5)) - x), 1)):
+            rest = set(range(5)) - x - y
+            valid = {z for z in subsets(rest) if adjusts(joint, acted, x, y, z)}
+            assert valid == {z for z in subsets(rest) if is_adjustment_set(dag, x, y, z)}
+            minimal = {z for z in valid if not any(other < z for other in valid)}
+            assert set(adjustment_sets(dag, x, y)) == minimal
+            parents = backdoor_parents(dag, x, y)
+            assert parents in valid if parents is not None else True
+            if treatments == 1:
+                assert (parents is None) == (y <= set(dag.parents[min(x)])) == (not valid)
+            best = efficient_set(dag, x, y)
+            reached = y <= dag.descendants(x)
+            assert best in valid if valid and reached else best is None
+
+
+def test_allowed_columns_bound_the_sets():
+    dag = Dag.of(5, [(0, 3), (3, 1), (0, 2), (1, 4), (4, 2)])
+    assert adjustment_sets(dag, 1, 2, allowed={3, 4}) == [{3}]
+    assert adjustment_sets(dag, 1, 2, allowed={4}) == []
+    assert adjustment_sets(dag, 1, 4) == [frozenset()]
+    assert (
+        adjustment_sets(dag, 4, 1) == []
+    )  # the effect on its own cause is nil, and no set has it
+
+
+def test_the_efficient_set_has_the_smallest_variance():
+    """Of least-squares estimates of a linear effect, from the covariances of the graph."""
+    for seed in range(12):
+        dag = random_dag(6, 0.45, 300 + seed)
+        rng = np.random.default_rng(seed)
+        weight = dag.adjacency * rng.uniform(0.3, 1.2, (6, 6))
+        spread = np.linalg.inv(np.eye(6) - weight)
+        cov = spread.T @ np.diag(rng.uniform(0.5, 2, 6)) @ spread
+        for x, y in permutations(range(6), 2):
+            best = efficient_set(dag, x, y)
+            if best is None:
+                continue
+            valid = [z for z in subsets(set(range(6)) - {x, y}) if is_adjustment_set(dag, x, y, z)]
+            least = min(variance(cov, x, y, z) for z in valid)
+            assert variance(cov, x, y, best) == pytest.approx(least)
+
+
+def variance(cov: np.ndarray, x: int, y: int, z: frozenset) -> float:
+    """Of the coefficient of x, times the number of rows: residual of y over residual of x."""
+
+    def left(node, given):
+        given = sorted(given)
+        own = cov[node, given]
+        return cov[node, node] - own @ np.linalg.solve(cov[np.ix_(given, given)], own)
+
+    return left(y, {x, *z}) / left(x, z)
+
+
+def test_adjustment_refuses_nodes_on_two_sides():
+    dag = Dag.of(3, [(0, 1), (1, 2)])
+    with pytest.raises(SchemaError, match=r"\[1\] on two sides"):
+        is_adjustment_set(dag, 1, 2, {1})
+    with pytest.raises(SchemaError, match=r"nodes \[5\]"):
+        adjustment_sets(dag, 5, 2)

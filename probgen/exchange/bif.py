@@ -287,7 +287,8 @@ class _Text:
             line += statement.count("\n")
             if text and not re.match(r"property\b", text):
                 yield text, first
-        if rest.strip():
+        if text := rest.lstrip():
+            line += rest[: len(rest) - len(text)].count("\n")
             self.fail(line, f"{rest.strip()[:40]!r} without an end", "a semicolon after it",
                       "add it")  # fmt: skip
 

@@ -150,19 +150,20 @@ def graph_of(names: Sequence[Hashable], parents: Sequence[Sequence[Hashable]]) -
             raise SchemaError(message(
                 f"parents {list(own)} of {name!r}", "each once", "drop the repeated one"
             ))  # fmt: skip
-    _no_cycle(names, parents, number)
+    _no_cycle(names, parents)
     return Dag(tuple(tuple(number[p] for p in own) for own in parents))
 
 
-def _no_cycle(
-    names: Sequence[Hashable], parents: Sequence[Sequence[Hashable]], number: dict[Hashable, int]
-) -> None:
-    """The cycle is told by the names that the user knows."""
-    waiting = {name: set(own) for name, own in zip(names, parents, strict=True)}
-    while free := {name for name, own in waiting.items() if not own}:
-        waiting = {name: own - free for name, own in waiting.items() if name not in free}
-    if waiting:
-        raise SchemaError(message(
-            f"a directed cycle among {sorted(waiting, key=number.__getitem__)}",
-            "a graph without cycles", "remove or turn an edge",
-        ))  # fmt: skip
+def _no_cycle(names: Sequence[Hashable], parents: Sequence[Sequence[Hashable]]) -> None:
+    """A cycle is told by the names that the user knows."""
+    above = {name: set(own) for name, own in zip(names, parents, strict=True)}
+    while above:
+        below = set().union(*above.values())
+        # neither what has no parent left nor what has no child left is part of a cycle
+        kept = {name for name, own in above.items() if own and name in below}
+        if len(kept) == len(above):
+            raise SchemaError(message(
+                f"a directed cycle among {[name for name in names if name in kept]}",
+                "a graph without cycles", "remove or turn an edge",
+            ))  # fmt: skip
+        above = {name: own & kept for name, own in above.items() if name in kept}
