@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from probgen.batch import Batch
-from probgen.density import Density, Fits
+from probgen.density import Fits
 from probgen.door import check_settings
-from probgen.errors import SchemaError, closest, message
+from probgen.errors import SchemaError, message
+from probgen.estimators.causes import Causal, node_number
 from probgen.families.bayesian_network import BayesianNetwork as Pair
 from probgen.family import Family
 from probgen.fitting import fit_starts, reweighted
@@ -31,7 +32,7 @@ Edge = tuple[Hashable, Hashable]
 
 
 @dataclass(eq=False, repr=False)
-class BayesianNetwork(Density):
+class BayesianNetwork(Causal):
     """A Bayesian network."""
 
     structure: str | Sequence[Edge] = "auto"
@@ -96,16 +97,11 @@ class _Names:
 
     def __init__(self, schema: Schema) -> None:
         self.slots = schema.slots
-        self.numbers = {slot.name: i for i, slot in enumerate(schema.slots)}
+        self.names = [slot.name for slot in schema.slots]
 
     def number(self, name: Hashable) -> int:
         """The node of a name."""
-        if str(name) not in self.numbers:
-            raise SchemaError(message(
-                f"an edge of {name!r}", f"a modelled column, such as {closest(name, self.numbers)}",
-                "correct the name",
-            ))  # fmt: skip
-        return self.numbers[str(name)]
+        return node_number(self.names, name)
 
     def edge(self, edge: Edge) -> tuple[int, int]:
         """The numbers of an edge (parent, child)."""

@@ -2,7 +2,7 @@
 
     discrete node | parents in configuration c ~ Categorical(probs_c)
     normal node | configuration c, normal parents r ~ Normal(coefficients_c . (1, r), precision_c)
-    value of a grouped node | its group g ~ sum_b shape_gb * kernel_gb     (see probgen.nodes.groups)
+    value of a grouped node | its group g ~ sum_b shape_gb * kernel_gb  (see probgen.nodes.groups)
 
 All parameters have conjugate priors. The guide is their posterior, exact where all cells are
 seen and mean-field where some are not: `update` is then a step of variational expectation
@@ -33,6 +33,7 @@ from probgen.leaves import pick
 from probgen.nodes.answers import conditionals_of
 from probgen.nodes.augmenting import augmented_draws
 from probgen.nodes.groups import WeightsByGroup
+from probgen.nodes.intervening import draws_after, network_after
 from probgen.nodes.learning import Learner, begin
 from probgen.nodes.network import Network, Values
 from probgen.nodes.rows import RowNetwork
@@ -78,7 +79,8 @@ class BayesianNetwork(Family):
         for i in layout.discrete:
             table = net.table(i)
             if not table.fixed:
-                found[f"probs_{i}"] = _table_site(i, table.prior.expand(table.counts.shape))
+                alpha = net.alpha(i)
+                found[f"probs_{i}"] = _table_site(i, table.prior.expand(alpha.shape))
         for i in layout.normal:
             node = net.regression(i)
             c = len(node.moments)
@@ -100,7 +102,7 @@ class BayesianNetwork(Family):
         net, layout = self.network, self.network.layout
         for i in layout.discrete:
             if not net.table(i).fixed:
-                _table_site(i, net.table(i).alpha)
+                _table_site(i, net.alpha(i))
         for i in layout.normal:
             mean, known, shape, rate = net.regression(i).posterior()
             _line_sites(i, shape, rate, mean, known)
@@ -170,6 +172,7 @@ class BayesianNetwork(Family):
         refined = {k: v for k, v in values.items() if k.startswith(REFINED)}
         super().load_tensors({k: v for k, v in values.items() if k not in refined})
         self.refined = {k.removeprefix(REFINED): v for k, v in refined.items()}
+        self.network.check()
 
     # --- exact answers --------------------------------------------------------------------
 
@@ -222,6 +225,18 @@ class BayesianNetwork(Family):
         """Each unseen cell given the seen ones of its row, where that has a closed form."""
         return conditionals_of(self.network, _values(batch), batch.seen, self.network.predictive())
 
+    # --- interventions ------------------------------------------------------------------
+
+    def after(self, settings: dict[int, float], schema: Schema) -> BayesianNetwork:
+        """The pair after some nodes are set, over a schema without their slots."""
+        found = BayesianNetwork(
+            schema, self.learner, self.sample_size, self.strength, self.dof, self.groups,
+            self.bins, self.count,
+        )  # fmt: skip
+        found.network = network_after(self.network, settings)
+        found.refined = draws_after(self.network, self.refined, settings)
+        return found
+
     def _here(self, generator: torch.Generator) -> torch.Generator:
         """A generator on this family's device: torch refuses another device's."""
         device = self.network.edges.device
@@ -232,9 +247,8 @@ class BayesianNetwork(Family):
 
 
 def _table_site(node: int, alpha: Tensor) -> Tensor:
-    """Tables (*parents, size) of Dirichlet parameters (size, *parents)."""
-    turned = alpha.movedim(0, -1)
-    table = dist.Dirichlet(turned).to_event(turned.dim() - 1)
+    """Tables of Dirichlet parameters (*parents, size)."""
+    table = dist.Dirichlet(alpha).to_event(alpha.dim() - 1)
     found: Tensor = pyro.sample(f"probs_{node}", table)
     return found
 

@@ -22,9 +22,9 @@ from probgen.nodes.layout import groups
 from probgen.nodes.network import Network, Values
 from probgen.nodes.regressions import T
 from probgen.nodes.rows import posterior_table
-from probgen.nodes.sums import configurations, terms_of
+from probgen.nodes.sums import Integral, configurations, terms_of
 
-__all__ = ["conditionals_of"]
+__all__ = ["conditionals_of", "distribution_of"]
 
 
 def conditionals_of(
@@ -64,6 +64,40 @@ def conditionals_of(
             cells = cells.scaled(_no_atom(found, atoms[i], rows, x, seen))
         found[i] = rows, cells
     return found
+
+
+def distribution_of(
+    network: Network, x: Tensor, seen: Tensor, values_: Values, node: int
+) -> Cells:
+    """One unseen node of rows x (n, d) given the seen cells of its row, at given parameters."""
+    layout = network.layout
+    if not network.is_normal(node):
+        every = torch.arange(len(x), device=x.device)
+        p = _states(network, x, seen, values_, {node: every})[node]
+        if str(node) in network.values:
+            own = network.group(node)
+            return _grouped(own, p[:, own.group] * values_[1][node].exp())
+        p[:, network.nameable.get(node, p.shape[1]) :] = 0.0
+        return Levels(p)
+    codes, values = network.split(x, seen)
+    parts = []
+    for group in groups(layout, seen):
+        rows = group.rows
+        terms = terms_of(layout, group, codes[rows], values[rows], seen[rows], values_[0], [node])
+        [part] = [p for p in terms.parts if isinstance(p, Integral) and node in p.hidden]
+        at = part.hidden.index(node)
+        share = posterior_table(terms, layout, len(rows), part.scope)
+        variance = torch.cholesky_inverse(part.root)[part.kind][..., at, at]
+        parts.append((rows, *(
+            t.reshape(len(rows), -1) for t in (share, part.mean[..., at], variance.sqrt())
+        )))  # fmt: skip
+    width = max(share.shape[1] for _, share, _, _ in parts)
+    found = [x.new_zeros(len(x), width), x.new_zeros(len(x), width), x.new_ones(len(x), width)]
+    for rows, *own_parts in parts:
+        for into, value in zip(found, own_parts, strict=True):
+            into[rows, : value.shape[1]] = value
+    weights, mean, scale = found
+    return Reals(weights, mean, scale, torch.full_like(mean, torch.inf))
 
 
 def _grouped(own: GroupNode, weights: Tensor) -> Cells:

@@ -125,14 +125,14 @@ def _lay(
         ]  # fmt: skip
         sample_size = best_sample_size(part)
     for i in layout.discrete:
-        network.table(i).lay(counts[i].shape, cells[i], sample_size)
-        network.table(i).counts = counts[i]
+        network.table(i).lay(counts[i].flatten(1) if counts[i].dim() > 1 else counts[i][:, None],
+                             cells[i], sample_size)  # fmt: skip
     for i in layout.normal:
         family = [i, *layout.dag.parents[i]]
         rows = known[:, family].all(1)
         moments = _moments(network, codes[rows], values[rows], weight[rows], i)
         network.regression(i).lay(moments, strength, dof)
-        network.regression(i).moments = moments
+        network.regression(i).take(moments)
     for i in network.grouped:
         rows = known[:, i]
         network.group(i).learn(values[rows, i], weight[rows], 1.0, FIRST)

@@ -44,7 +44,7 @@ class Network(nn.Module):
 
     def __init__(self, slots: Sequence[Slot], binned: bool = False) -> None:
         super().__init__()
-        self.slots = tuple(slots)
+        self.slots, self.binned = tuple(slots), binned
         d = len(self.slots)
         self.register_buffer("edges", torch.zeros(d, d, dtype=torch.int64))
         self.nodes = nn.ModuleDict()
@@ -54,7 +54,7 @@ class Network(nn.Module):
             if grouped:
                 self.values[str(i)] = GroupNode(whole=slot.kind == "count")
             discrete = grouped or slot.kind == "category"
-            self.nodes[str(i)] = TableNode(slot.size or 1) if discrete else RegressionNode()
+            self.nodes[str(i)] = TableNode() if discrete else RegressionNode()
         #: numbers of states that have a name, of nodes with a reserved one
         self.nameable = {i: s.size - 1 for i, s in enumerate(self.slots) if s.reserved}
         self._known: tuple[Tensor, tuple[int, ...], Layout] | None = None
@@ -68,7 +68,7 @@ class Network(nn.Module):
             parents = []
             for child in range(len(ranks)):
                 own = ranks[:, child].nonzero()[:, 0].tolist()
-                parents.append(tuple(sorted(own, key=lambda p, c=child: int(ranks[p, c]))))
+                parents.append(tuple(p for _, p in sorted((int(ranks[p, child]), p) for p in own)))
             self._known = self.edges, sizes, Layout(Dag(tuple(parents)), sizes)
         return self._known[2]
 
@@ -116,13 +116,41 @@ class Network(nn.Module):
                 edges[parent, child] = rank + 1
         self.edges = edges
 
+    def _shaped(self, node: int, table: Tensor) -> Tensor:
+        """A table (..., size, c) as (..., size, *parent sizes)."""
+        return (
+            table.unflatten(-1, self.layout.shape(node))
+            if self.layout.labels[node]
+            else table[..., 0]
+        )
+
+    def alpha(self, node: int) -> Tensor:
+        """Dirichlet parameters (*parent sizes, size) of a table's posterior."""
+        return self._shaped(node, self.table(node).alpha).movedim(0, -1)
+
+    def check(self) -> None:
+        """Raise ValueError unless the graph and the shapes of all parameters fit together."""
+        layout = self.layout  # a graph with a cycle is refused here
+        for i in layout.discrete:
+            shape = (layout.sizes[i], layout.configurations(i))
+            own = self.table(i)
+            if own.counts.shape != shape or own.given.shape not in (shape, (0, 0)):
+                raise ValueError(f"a table of shape {tuple(own.counts.shape)}, not {shape}")
+        for i in layout.normal:
+            q, c = len(layout.inputs[i]) + 1, layout.configurations(i)
+            node = self.regression(i)
+            if node.moments.shape != (c, q + 1, q + 1) or node.pull.shape != (q, q):
+                raise ValueError(f"regressions of shape {tuple(node.moments.shape)}")
+
     # --- parameters -------------------------------------------------------------------
 
     def at(self, draw: Draw) -> Values:
         """Parameters, and log weights inside groups, at given values of the globals."""
         layout = self.layout
         tables = {
-            i: self.table(i).given if self.table(i).fixed else draw[f"probs_{i}"].movedim(-1, 0)
+            i: self._shaped(i, self.table(i).given)
+            if self.table(i).fixed
+            else draw[f"probs_{i}"].movedim(-1, 0)
             for i in layout.discrete
         }
         normals = {
@@ -135,7 +163,7 @@ class Network(nn.Module):
     def predictive(self) -> Values:
         """Expected tables, Student's t, expected weights inside groups."""
         layout = self.layout
-        tables = {i: self.table(i).mean() for i in layout.discrete}
+        tables = {i: self._shaped(i, self.table(i).mean()) for i in layout.discrete}
         normals = {i: self.regression(i).predictive() for i in layout.normal}
         return Parameters(tables, normals), {i: self.group(i).mean() for i in self.grouped}
 
@@ -168,7 +196,7 @@ class Network(nn.Module):
     def expected(self) -> Values:
         """exp(E log p) under the guide: what unseen cells are summed under in training."""
         layout = self.layout
-        tables = {i: self.table(i).expected() for i in layout.discrete}
+        tables = {i: self._shaped(i, self.table(i).expected()) for i in layout.discrete}
         normals = {i: self.regression(i).expected() for i in layout.normal}
         return Parameters(tables, normals), {i: self.group(i).expected() for i in self.grouped}
 
@@ -176,9 +204,10 @@ class Network(nn.Module):
         """Move the counts and moments towards those of some rows."""
         for i, counts in found.tables.items():
             if not self.table(i).fixed:
-                self.table(i).counts = self.table(i).counts.lerp(counts, rate)
+                own = self.table(i)
+                own.counts = own.counts.lerp(counts.reshape(own.counts.shape), rate)
         for i, moments in found.moments.items():
-            self.regression(i).moments = self.regression(i).moments.lerp(moments, rate)
+            self.regression(i).take(self.regression(i).moments.lerp(moments, rate))
 
     def step(self, x: Tensor, seen: Tensor, weight: Tensor, rate: float) -> Tensor:
         """Move towards what rows x (n, d) say; their weighted expected log density before."""
@@ -204,7 +233,7 @@ class Network(nn.Module):
         draw: Draw = {}
         for i in self.layout.discrete:
             if not self.table(i).fixed:
-                draw[f"probs_{i}"] = self.table(i).mean().movedim(0, -1)
+                draw[f"probs_{i}"] = self._shaped(i, self.table(i).mean()).movedim(0, -1)
         for i in self.layout.normal:
             line = self.regression(i).point()
             draw[f"coefficients_{i}"], draw[f"precision_{i}"] = line
@@ -217,7 +246,8 @@ class Network(nn.Module):
         draws: Draw = {}
         for i in self.layout.discrete:
             if not self.table(i).fixed:
-                draws[f"probs_{i}"] = self.table(i).draws(count, generator).movedim(1, -1)
+                own = self.table(i).draws(count, generator)
+                draws[f"probs_{i}"] = self._shaped(i, own).movedim(1, -1)
         for i in self.layout.normal:
             line = self.regression(i).draws(count, generator)
             draws[f"coefficients_{i}"], draws[f"precision_{i}"] = line

@@ -15,6 +15,7 @@ Sizes: c configurations, p normal parents, q = p + 1 coefficients.
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import NamedTuple
 
@@ -107,15 +108,17 @@ class RegressionNode(nn.Module):
     shape: Tensor  # of the gamma prior of the precision
     rate: Tensor
     moments: Tensor  # (c, q + 1, q + 1): weighted sums of products of (1, r, y)
+    rows: Tensor  # (c,): how many rows the precision was learned from
 
     def __init__(self) -> None:
         super().__init__()
         one = torch.ones((), dtype=torch.float64)
-        self.register_buffer("centre", one.new_zeros(1))
-        self.register_buffer("pull", torch.eye(1, dtype=torch.float64))
+        self.register_buffer("centre", one.new_zeros(0))
+        self.register_buffer("pull", one.new_zeros(0, 0))
         self.register_buffer("shape", one.clone())
         self.register_buffer("rate", one.clone())
-        self.register_buffer("moments", one.new_zeros(1, 2, 2))
+        self.register_buffer("moments", one.new_zeros(0, 0, 0))
+        self.register_buffer("rows", one.new_zeros(0))
 
     def lay(self, moments: Tensor, strength: float, dof: float) -> None:
         """Set the prior from moments (c, q + 1, q + 1) of the rows, pooled over configurations.
@@ -135,7 +138,11 @@ class RegressionNode(nn.Module):
         self.pull = strength * ridge
         self.shape = torch.full_like(self.shape, dof / 2)
         self.rate = self.shape * variance
-        self.moments = torch.zeros_like(moments)
+        self.take(torch.zeros_like(moments))
+
+    def take(self, moments: Tensor) -> None:
+        """Learn from the moments of some rows, and from nothing else."""
+        self.moments, self.rows = moments, moments[:, 0, 0]
 
     def posterior(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Mean (c, q), precision matrix over the row precision (c, q, q), gamma shape, rate."""
@@ -144,7 +151,7 @@ class RegressionNode(nn.Module):
         known = xx + self.pull
         right = xy + self.pull @ self.centre
         mean = torch.linalg.solve(known, right)
-        a = self.shape + 0.5 * self.moments[:, 0, 0]
+        a = self.shape + 0.5 * self.rows
         prior = self.centre @ self.pull @ self.centre
         b = self.rate + 0.5 * (yy + prior - (mean * right).sum(-1)).clamp_min(0.0)
         return mean, known, a, b
@@ -191,6 +198,41 @@ class RegressionNode(nn.Module):
         """Noise (s, c, q) with covariance the inverse of known (c, q, q)."""
         root = torch.linalg.cholesky(known).mT.expand(len(noise), *known.shape)
         return torch.linalg.solve_triangular(root, noise[..., None], upper=True)[..., 0]
+
+    def at_value(self, place: int, value: float) -> RegressionNode:
+        """The regression with one of its normal parents fixed, that at `place`: it is left out.
+
+        The coefficients keep their joint posterior: that of (level + value * slope, the others).
+        """
+        q = len(self.centre)
+        keep = [0, *(i for i in range(1, q) if i != place + 1)]
+        merge = torch.eye(q, dtype=self.centre.dtype, device=self.centre.device)[keep]
+        merge[0, place + 1] = value
+
+        def merged(known: Tensor) -> Tensor:
+            return torch.linalg.inv(merge @ torch.linalg.inv(known) @ merge.T)
+
+        mean, known, _, b = self.posterior()
+        found = RegressionNode().to(self.centre.device)
+        found.centre, found.pull = merge @ self.centre, merged(self.pull)
+        found.shape, found.rate, found.rows = self.shape, self.rate, self.rows
+        known, mean = merged(known), mean @ merge.T
+        xx = known - found.pull
+        right = (known @ mean[..., None])[..., 0]
+        xy = right - found.pull @ found.centre
+        prior = found.centre @ found.pull @ found.centre
+        yy = 2 * (b - found.rate) - prior + (mean * right).sum(-1)
+        moments = mean.new_zeros(len(mean), len(keep) + 1, len(keep) + 1)
+        moments[:, :-1, :-1], moments[:, :-1, -1], moments[:, -1, -1] = xx, xy, yy
+        moments[:, -1, :-1] = xy
+        found.moments = moments
+        return found
+
+    def in_configurations(self, chosen: Tensor) -> RegressionNode:
+        """The regressions of some configurations (k,) only."""
+        found = copy.deepcopy(self)
+        found.moments, found.rows = self.moments[chosen], self.rows[chosen]
+        return found
 
     def kl(self) -> Tensor:
         """KL(posterior || prior), nats, over all configurations."""

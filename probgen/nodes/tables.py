@@ -17,7 +17,7 @@ SIZES = tuple(2.0**p for p in range(-3, 11))
 
 
 class TableNode(nn.Module):
-    """Tables (size, *parent sizes) with a Dirichlet over the first axis for each configuration.
+    """A table (size, c), one column a configuration of the parents, each with a Dirichlet.
 
     The prior is that of the BDeu score: `strength` rows, shared out evenly over the states and
     the configurations that have a name (Heckerman, Geiger and Chickering 1995, Learning Bayesian
@@ -28,28 +28,27 @@ class TableNode(nn.Module):
     counts: Tensor
     given: Tensor
 
-    def __init__(self, size: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        nothing = torch.zeros((size,), dtype=torch.float64)
+        nothing = torch.zeros(0, 0, dtype=torch.float64)
         self.register_buffer("prior", torch.ones((), dtype=torch.float64))
         self.register_buffer("counts", nothing)
         #: a table that is known, in place of the posterior; empty where it is learned
-        self.register_buffer("given", nothing.new_zeros(0))
+        self.register_buffer("given", nothing.clone())
 
     @property
     def fixed(self) -> bool:
         """Whether the table is known and not learned."""
         return self.given.numel() > 0
 
-    def lay(self, shape: Sequence[int], named: int, strength: float) -> None:
-        """Forget all rows; `named` is the number of cells over which the prior is shared out."""
-        device = self.prior.device
-        self.counts = torch.zeros(tuple(shape), dtype=torch.float64, device=device)
-        self.prior = torch.tensor(strength / named, dtype=torch.float64, device=device)
+    def lay(self, counts: Tensor, named: int, strength: float) -> None:
+        """Start from counts (size, c); `named` cells share the prior out."""
+        self.counts = counts
+        self.prior = torch.full_like(self.prior, strength / named)
 
     @property
     def alpha(self) -> Tensor:
-        """Dirichlet parameters of the posterior, of the table's shape."""
+        """Dirichlet parameters (size, c) of the posterior."""
         return self.counts + self.prior
 
     def mean(self) -> Tensor:
@@ -67,7 +66,7 @@ class TableNode(nn.Module):
         return (torch.digamma(alpha) - torch.digamma(alpha.sum(0))).exp()
 
     def draws(self, count: int, generator: torch.Generator) -> Tensor:
-        """Posterior draws (count, size, *parent sizes)."""
+        """Posterior draws (count, size, c)."""
         gamma = gamma_draws(self.alpha.expand(count, *self.alpha.shape), generator)
         return gamma / gamma.sum(1, keepdim=True)
 
