@@ -171,7 +171,8 @@ def test_levels_that_are_no_strings_are_written_as_strings():
     ("{ on off }", "{ on }", r"levels \['on'\] of 'sprinkler' in text, line 4"),
     ("type discrete[2]", "type continuous[2]", "line 4; needed type discrete"),
     ("variable sprinkler", "variable rain", "a second variable block of 'rain' in text, line 4"),
-    ("table 2e-1, 8.0E-1; }", "table 2e-1, 8.0E-1;", "line"),
+    ("table 2e-1, 8.0E-1; }", "table 2e-1, 8.0E-1;", "without end in text, line 11"),
+    ("/* with a", "\ue0009\ue001 /* with a", "private use"),
     ("probability ( rain ) { table 2e-1, 8.0E-1; }", "", r"no probability block of \['rain'\]"),
     ("probability ( rain )", "probability ( rain | sprinkler )", "cycle among"),
 ])  # fmt: skip
