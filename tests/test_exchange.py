@@ -10,6 +10,7 @@ import pytest
 
 from probgen.errors import NotSupported, SchemaError
 from probgen.exchange.bif import format_bif, parse_bif, read_bif, write_bif
+from probgen.exchange.describe import Regression, describe
 from probgen.exchange.graphs import from_networkx, graph_from_networkx, to_networkx, to_pgmpy
 from probgen.exchange.tables import NetworkTables, graph_of
 from probgen.exchange.xmlbif import format_xmlbif, parse_xmlbif, read_xmlbif, write_xmlbif
@@ -170,7 +171,8 @@ def test_levels_that_are_no_strings_are_written_as_strings():
     ("{ on off }", "{ on }", r"levels \['on'\] of 'sprinkler' in text, line 4"),
     ("type discrete[2]", "type continuous[2]", "line 4; needed type discrete"),
     ("variable sprinkler", "variable rain", "a second variable block of 'rain' in text, line 4"),
-    ("table 2e-1, 8.0E-1; }", "table 2e-1, 8.0E-1;", "line"),
+    ("table 2e-1, 8.0E-1; }", "table 2e-1, 8.0E-1;", "without end in text, line 11"),
+    ("/* with a", "\ue0009\ue001 /* with a", "private use"),
     ("probability ( rain ) { table 2e-1, 8.0E-1; }", "", r"no probability block of \['rain'\]"),
     ("probability ( rain )", "probability ( rain | sprinkler )", "cycle among"),
 ])  # fmt: skip
@@ -302,3 +304,67 @@ def test_without_pgmpy_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "pgmpy.factors.discrete", None)
     with pytest.raises(NotSupported, match=r"probgen\[bn\]"):
         to_pgmpy(random_network())
+
+
+# --- as text ----------------------------------------------------------------------------------
+
+
+def test_a_printout_says_parents_and_tables():
+    net = parse_bif(SPRINKLER)
+    text = describe(net.names, net.levels, net.dag, net.tables, limit=3)
+    assert text.splitlines() == [
+        "rain",
+        "    yes     no",
+        "  0.200  0.800",
+        "",
+        "sprinkler | rain",
+        "  rain |    on    off",
+        "  yes  | 0.010  0.990",
+        "  no   | 0.400  0.600",
+        "",
+        "wet ground | sprinkler, rain",
+        "  sprinkler  rain | soaked; (really)   damp    dry",
+        "  on         yes  |            0.900  0.090  0.010",
+        "  on         no   |            0.700  0.200  0.100",
+        "  off        yes  |            0.800  0.150  0.050",
+        "  ... 1 more of 4 rows",
+    ]
+
+
+def test_a_printout_says_what_is_next_to_nothing_and_counts_other_levels():
+    many = tuple(f"level {i}" for i in range(10))
+    tables = [np.array([0.0, 3e-7, 0.1, 0, 0, 0, 0, 0.2, 0.3, 0.4 - 3e-7]),
+              np.array([1 - 2e-5, 2e-5])]  # fmt: skip
+    lines = describe(["a", "b"], [many, ("x", "y" * 30)], Dag.of(2), tables).splitlines()
+    assert lines[1].split()[-2:] == ["3", "others"] and len(lines) == 7
+    assert lines[2].split() == ["0", "3e-07", "0.100", "0", "0", "0", "0", "0.900"]
+    assert lines[5].split() == ["x", "y" * 15 + "…"]
+    assert lines[6].split() == ["1-2e-05", "2e-05"]
+
+
+def test_a_printout_of_normal_nodes_has_a_line_for_each_configuration():
+    dag = Dag(((), (), (1, 0), (2, 1)))
+    tables = [
+        np.array([0.25, 0.75]),
+        Regression(np.array(40.0), np.zeros(0), np.array(12.0)),
+        Regression(np.array([1.2, -2e6]), np.array([[0.5], [-0.25]]), np.array([0.31, 1 / 3])),
+        Regression(np.array(0.0), np.array([3.0, -1e-5]), np.array(1.0)),
+    ]
+    names, levels = ["group", "age", "income", "wealth"], [("a", "bb"), (), (), ()]
+    lines = describe(names, levels, dag, tables).splitlines()
+    assert lines[4:] == [
+        "age",
+        "  age = 40  (sd 12)",
+        "",
+        "income | age, group",
+        "  group |",
+        "  a     | income = 1.2 + 0.5 age  (sd 0.31)",
+        "  bb    | income = -2e+06 - 0.25 age  (sd 0.3333)",
+        "",
+        "wealth | income, age",
+        "  wealth = 0 + 3 income - 1e-05 age  (sd 1)",
+    ]
+    with pytest.raises(SchemaError, match=r"shape \(2, 1\) for 'wealth'"):
+        describe(names, levels, dag, [*tables[:3], tables[2]])
+    with pytest.raises(SchemaError, match="4 names"):
+        describe(names, levels, Dag.of(3), tables)

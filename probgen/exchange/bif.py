@@ -127,6 +127,10 @@ class _Text:
             quoted.append(found[1])
             return f" \ue000{len(quoted) - 1}\ue001 "
 
+        if held := re.search("[\ue000\ue001]", text):
+            line = text.count("\n", 0, held.start()) + 1
+            cls(text, source).fail(line, f"the character {held[0]!r}", "text without characters "
+                                   "of private use", "remove it")  # fmt: skip
         return cls(HIDDEN.sub(hide, text), source, quoted)
 
     @property
@@ -396,7 +400,7 @@ def _as_words(net: NetworkTables) -> list[list[str]]:
 
 def _quoted(value: object) -> str:
     text = str(value)
-    if re.search(r'["\n\r\ue000\ue001]', text) or text != text.strip() or not text:
+    if re.search(r'["\n\r\ue000\ue001\ud800-\udfff]', text) or text != text.strip() or not text:
         raise SchemaError(message(
             f"the name or level {text!r}", "text that BIF can hold: not empty, without quotation "
             "marks, line breaks and blanks at its ends", "rename it, or write XMLBIF",
