@@ -13,7 +13,8 @@ from probgen.batch import Batch
 from probgen.density import Fits
 from probgen.door import check_settings
 from probgen.errors import SchemaError, message
-from probgen.estimators.causes import Causal, node_number
+from probgen.estimators.causes import node_number
+from probgen.estimators.interchange import Exchanged
 from probgen.families.bayesian_network import BayesianNetwork as Pair
 from probgen.family import Family
 from probgen.fitting import fit_starts, reweighted
@@ -32,7 +33,7 @@ Edge = tuple[Hashable, Hashable]
 
 
 @dataclass(eq=False, repr=False)
-class BayesianNetwork(Causal):
+class BayesianNetwork(Exchanged):
     """A Bayesian network."""
 
     structure: str | Sequence[Edge] = "auto"

@@ -222,8 +222,11 @@ class BayesianNetwork(Family):
         return self.network.complete(_values(batch), batch.seen, at, self._here(generator))
 
     def conditionals(self, batch: Batch) -> Conditionals | None:
-        """Each unseen cell given the seen ones of its row, where that has a closed form."""
-        return conditionals_of(self.network, _values(batch), batch.seen, self.network.predictive())
+        """Each unseen cell given the seen ones of its row; from draws of real columns in bins."""
+        if self.bins is not None:
+            return None
+        with torch.no_grad():
+            return conditionals_of(self.network, _values(batch), batch.seen)
 
     # --- interventions ------------------------------------------------------------------
 

@@ -17,53 +17,113 @@ from probgen.conditionals import (
     unseen_rows,
 )
 from probgen.elimination.sums import marginals
-from probgen.nodes.groups import GroupNode
 from probgen.nodes.layout import groups
 from probgen.nodes.network import Network, Values
 from probgen.nodes.regressions import T
 from probgen.nodes.rows import posterior_table
 from probgen.nodes.sums import Integral, configurations, terms_of
 
+#: draws of the regressions over which a distribution is averaged: the first are spread evenly too
+FEWER = 64
+
 __all__ = ["conditionals_of", "distribution_of"]
 
 
-def conditionals_of(
-    network: Network, x: Tensor, seen: Tensor, values_: Values
-) -> Conditionals | None:
+def conditionals_of(network: Network, x: Tensor, seen: Tensor) -> Conditionals:
     """Every unseen cell of rows x (n, d) given the seen cells of its row, under the predictive.
 
-    None where some unseen normal cell has an unseen input: a sum of Student's t is none.
+    Rows in which an unseen normal node has unseen inputs or seen descendants are averaged over
+    draws of the regressions.
     """
-    layout, slots = network.layout, network.slots
-    open_ = unseen_rows(slots, seen)
-    for i, rows in open_.items():
-        if network.is_normal(i) and not bool(seen[rows][:, list(layout.inputs[i])].all()):
-            return None
-    if bool(layout.hidden_inputs(seen).any()):
-        return None
+    open_ = network.layout.entangled(seen)
+    parts = []
+    closed, rows = (~open_).nonzero()[:, 0], open_.nonzero()[:, 0]
+    if len(closed):
+        parts.append((closed, _cells(network, x[closed], seen[closed], network.predictive())))
+    if len(rows):
+        parts.append((rows, _averaged(network, x[rows], seen[rows])))
+    slots = {i for _, found in parts for i in found}
+    return {
+        i: _stacked([(at[found[i][0]], found[i][1]) for at, found in parts if i in found])
+        for i in sorted(slots)
+    }
+
+
+def _averaged(network: Network, x: Tensor, seen: Tensor) -> Conditionals:
+    """Cells of rows, averaged over draws by the density of what the rows show."""
+    draws = network.predictives(FEWER)
+    log_p = torch.stack([network.log_rows(x, seen, at) for at in draws])
+    share = log_p.softmax(0)
+    total: dict[int, tuple[Tensor, list[Any]]] = {}
+    for own, at in zip(share, draws, strict=True):
+        for i, (rows, cells) in _cells(network, x, seen, at).items():
+            total.setdefault(i, (rows, []))[1].append(cells.scaled(own[rows]))
+    return {i: (rows, _summed(each)) for i, (rows, each) in total.items()}
+
+
+def _summed(each: list[Any]) -> Cells:
+    """The mixture of distributions of the same cells, of which the masses are shares."""
+    if isinstance(each[0], Levels):
+        return Levels(torch.stack([cells.probs for cells in each]).sum(0))
+    if isinstance(each[0], Counts):
+        leaf = each[0].parts[0][0]
+        return Counts([(leaf, torch.stack([cells.parts[0][1] for cells in each]).sum(0))])
+    names = ("weights", "mean", "scale", "dof")
+    return Reals(*(torch.cat([getattr(cells, name) for cells in each], 1) for name in names))
+
+
+def _stacked(parts: list[tuple[Tensor, Any]]) -> tuple[Tensor, Cells]:
+    """Cells of several sets of rows as those of one, in the order of the rows."""
+    at = torch.cat([rows for rows, _ in parts])
+    order, each = at.argsort(), [cells for _, cells in parts]
+    if isinstance(each[0], Levels):
+        return at[order], Levels(torch.cat([cells.probs for cells in each])[order])
+    if isinstance(each[0], Counts):
+        leaf = each[0].parts[0][0]
+        weights = torch.cat([cells.parts[0][1] for cells in each])
+        return at[order], Counts([(leaf, weights[order])])
+    width = max(cells.weights.shape[1] for cells in each)
+    names = ("weights", "mean", "scale", "dof")
+    return at[order], Reals(*(
+        torch.cat([_wide(getattr(cells, name), width, name) for cells in each])[order]
+        for name in names
+    ))  # fmt: skip
+
+
+def _wide(values: Tensor, width: int, name: str) -> Tensor:
+    """Values (c, k) of a mixture with more parts (c, width), those of no weight."""
+    more = width - values.shape[1]
+    rest = values[:, :1].expand(-1, more)
+    return torch.cat([values, torch.zeros_like(rest) if name == "weights" else rest], 1)
+
+
+def _cells(network: Network, x: Tensor, seen: Tensor, values_: Values) -> Conditionals:
+    """Every unseen cell of rows, at given parameters."""
+    open_ = unseen_rows(network.slots, seen)
     found: Conditionals = {}
     for i, p in _states(network, x, seen, values_, open_).items():
-        rows = open_[i]
-        if str(i) in network.values:
-            own = network.group(i)
-            weights = p[:, own.group] * values_[1][i].exp()
-            found[i] = rows, _grouped(own, weights)
-        else:
-            if i in network.nameable:
-                p[:, network.nameable[i] :] = 0.0
-            found[i] = rows, Levels(p)
-    atoms = atom_slots(slots)
+        found[i] = open_[i], _of_states(network, values_, i, p)
+    atoms = atom_slots(network.slots)
     for i, rows in open_.items():
         if not network.is_normal(i):
             continue
         own_seen, own_x = seen[rows].clone(), x[rows].clone()
         if i in atoms:  # the number counts where no atom is drawn
             own_seen[:, atoms[i]], own_x[:, atoms[i]] = True, 0.0
-        cells = _reals(network, own_x, own_seen, values_, i)
+        cells = _normal(network, own_x, own_seen, values_, i)
         if i in atoms:
-            cells = cells.scaled(_no_atom(found, atoms[i], rows, x, seen))
+            cells = cells.scaled(_no_atom(found, atoms[i], rows, seen))
         found[i] = rows, cells
     return found
+
+
+def _of_states(network: Network, values_: Values, node: int, p: Tensor) -> Cells:
+    """A discrete cell from probabilities (c, size) of its states."""
+    if str(node) in network.values:
+        own: Any = network.group(node)
+        return Counts([(own, p[:, own.group] * values_[1][node].exp())])
+    p[:, network.nameable.get(node, p.shape[1]) :] = 0.0
+    return Levels(p)
 
 
 def distribution_of(
@@ -74,11 +134,15 @@ def distribution_of(
     if not network.is_normal(node):
         every = torch.arange(len(x), device=x.device)
         p = _states(network, x, seen, values_, {node: every})[node]
-        if str(node) in network.values:
-            own = network.group(node)
-            return _grouped(own, p[:, own.group] * values_[1][node].exp())
-        p[:, network.nameable.get(node, p.shape[1]) :] = 0.0
-        return Levels(p)
+        return _of_states(network, values_, node, p)
+    return _normal(network, x, seen, values_, node)
+
+
+def _normal(network: Network, x: Tensor, seen: Tensor, values_: Values, node: int) -> Reals:
+    """An unseen normal node of rows as a mixture of normals, or of t's where that is closed."""
+    layout = network.layout
+    if values_[0].inner is None and isinstance(values_[0].normals[node], T):
+        return _reals(network, x, seen, values_, node)
     codes, values = network.split(x, seen)
     parts = []
     for group in groups(layout, seen):
@@ -100,12 +164,7 @@ def distribution_of(
     return Reals(weights, mean, scale, torch.full_like(mean, torch.inf))
 
 
-def _grouped(own: GroupNode, weights: Tensor) -> Cells:
-    leaf: Any = own
-    return Counts([(leaf, weights)])
-
-
-def _no_atom(found: Conditionals, atom: int, rows: Tensor, x: Tensor, seen: Tensor) -> Tensor:
+def _no_atom(found: Conditionals, atom: int, rows: Tensor, seen: Tensor) -> Tensor:
     """Probability (c,) that the rows hold no atom."""
     none = torch.ones(len(seen), dtype=torch.float64, device=seen.device)
     if atom in found:

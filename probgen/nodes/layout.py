@@ -73,6 +73,14 @@ class Layout:
                 found |= ~seen[:, i] & seen[:, self._below[i]].any(1)
         return found
 
+    def entangled(self, seen: Tensor) -> Tensor:
+        """Rows (n,) with an unseen normal node above a seen one, or below an unseen normal one."""
+        found = self.hidden_inputs(seen)
+        for i in self.normal:
+            if self.inputs[i]:
+                found |= ~seen[:, i] & ~seen[:, list(self.inputs[i])].all(1)
+        return found
+
     @cached_property
     def _below(self) -> list[list[int]]:
         return [sorted(self.dag.descendants([i]) - {i}) for i in range(len(self))]

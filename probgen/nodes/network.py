@@ -55,8 +55,6 @@ class Network(nn.Module):
                 self.values[str(i)] = GroupNode(whole=slot.kind == "count")
             discrete = grouped or slot.kind == "category"
             self.nodes[str(i)] = TableNode() if discrete else RegressionNode()
-        #: numbers of states that have a name, of nodes with a reserved one
-        self.nameable = {i: s.size - 1 for i, s in enumerate(self.slots) if s.reserved}
         self._known: tuple[Tensor, tuple[int, ...], Layout] | None = None
 
     @property
@@ -78,7 +76,9 @@ class Network(nn.Module):
             if self.is_normal(i):
                 sizes.append(0)
             else:
-                sizes.append(self.group(i).size if str(i) in self.values else slot.size)
+                # no level is unforeseen where the table is known
+                size = slot.size - (slot.reserved and self.table(i).fixed)
+                sizes.append(self.group(i).size if str(i) in self.values else size)
         return sizes
 
     def is_normal(self, node: int) -> bool:
@@ -98,6 +98,15 @@ class Network(nn.Module):
         return self.values[str(node)]  # type: ignore[return-value]
 
     @property
+    def nameable(self) -> dict[int, int]:
+        """Numbers of states that have a name, of nodes with a reserved one."""
+        return {
+            i: s.size - 1
+            for i, s in enumerate(self.slots)
+            if s.reserved and not self.table(i).fixed
+        }
+
+    @property
     def grouped(self) -> list[int]:
         """Nodes that stand for groups of values."""
         return [int(name) for name in self.values]
@@ -115,6 +124,14 @@ class Network(nn.Module):
             for rank, parent in enumerate(own):
                 edges[parent, child] = rank + 1
         self.edges = edges
+
+    def set_tables(self, dag: Dag, tables: Sequence[Tensor]) -> None:
+        """Take a graph and its tables (size, *parent sizes) as known."""
+        self.set_graph(dag)
+        for i, table in enumerate(tables):
+            own = self.table(i)
+            own.given = table.double().reshape(len(table), -1).to(self.edges.device)
+            own.counts = torch.zeros_like(own.given)
 
     def _shaped(self, node: int, table: Tensor) -> Tensor:
         """A table (..., size, c) as (..., size, *parent sizes)."""
@@ -167,7 +184,7 @@ class Network(nn.Module):
         normals = {i: self.regression(i).predictive() for i in layout.normal}
         return Parameters(tables, normals), {i: self.group(i).mean() for i in self.grouped}
 
-    def predictives(self) -> list[Values]:
+    def predictives(self, count: int = DRAWS) -> list[Values]:
         """The predictive with regressions at each of some posterior draws: its average is exact.
 
         Used where a Student's t has no closed form. The draws lie evenly over the posterior
@@ -178,7 +195,7 @@ class Network(nn.Module):
         nodes = {i: self.regression(i) for i in self.layout.normal}
         widths = [len(node.centre) + 1 for node in nodes.values()]
         u = torch.quasirandom.SobolEngine(sum(widths), scramble=True, seed=0)
-        levels = u.draw(DRAWS, dtype=torch.float64).clamp(1e-9, 1 - 1e-9).to(self.edges.device)
+        levels = u.draw(count, dtype=torch.float64).clamp(1e-9, 1 - 1e-9).to(self.edges.device)
         lines = {
             i: node.at_levels(part)
             for (i, node), part in zip(nodes.items(), levels.split(widths, 1), strict=True)
@@ -190,7 +207,7 @@ class Network(nn.Module):
                 }),
                 shapes,
             )
-            for s in range(DRAWS)
+            for s in range(count)
         ]  # fmt: skip
 
     def expected(self) -> Values:
@@ -279,8 +296,14 @@ class Network(nn.Module):
     def log_rows(self, x: Tensor, seen: Tensor, values_: Values) -> Tensor:
         """Log density (n,) of the seen cells of rows x (n, d) at given parameters."""
         at, shapes = values_
+        layout = self.layout
         codes, values = self.split(x, seen)
-        value = log_density(self.layout, codes, values, seen, at)
+        if self.fixed:  # a level without a place in the table has probability 0
+            states = torch.tensor(layout.sizes, device=codes.device)
+            unknown = (codes >= states).any(1)
+            value = log_density(layout, codes.minimum(states - 1), values, seen, at)
+            return torch.where(unknown, -torch.inf, value)
+        value = log_density(layout, codes, values, seen, at)
         return value + self.log_shapes(x, seen, shapes)
 
     def complete(
