@@ -154,7 +154,7 @@ def _widths(labels: list[str], kinds: list[str]) -> list[float]:
     found = []
     for label, kind in zip(labels, kinds, strict=True):
         width = TextPath((0, 0), label.replace("$", "\\$"), size=FONT).get_extents().width
-        found.append(max(width, 14.0) * (1.0 if kind == "discrete" else 1.12) + PAD)
+        found.append(max(1.04 * width, 14.0) * (1.0 if kind == "discrete" else 1.12) + PAD)
     return found
 
 
