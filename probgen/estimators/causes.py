@@ -7,7 +7,7 @@ import functools
 import inspect
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import numpy as np
 import pandas as pd
@@ -17,14 +17,19 @@ from sklearn.utils.validation import check_is_fitted
 from probgen.columns import Column
 from probgen.conditionals import Cells, Levels
 from probgen.density import Density
+from probgen.door import generator_of
 from probgen.errors import SchemaError, closest, message
 from probgen.families.bayesian_network import BayesianNetwork as Pair
 from probgen.graphs import adjustment, separation
 from probgen.graphs.dag import Dag
 from probgen.nodes.answers import distribution_of
+from probgen.nodes.counterfactuals import Noise, counterfactual_rows
+from probgen.nodes.maximum import most_probable_rows
 from probgen.nodes.network import Network, Values
+from probgen.queries import encoded as encoded_of
 from probgen.queries.intervals import quantiles
 from probgen.table import encode
+from probgen.verbs.base import Extra, Unseen
 from probgen.verbs.centres import mean_value
 
 __all__ = ["Causal", "node_number"]
@@ -114,7 +119,14 @@ class Causal(Density):
     def _nodes(self, names: Hashable | Iterable[Hashable]) -> frozenset[int]:
         single = isinstance(names, str) or not isinstance(names, Iterable)
         asked: list[Any] = [names] if single else list(names)  # type: ignore[arg-type]
-        return frozenset(node_number(self.node_names_, name) for name in asked)
+        found: set[int] = set()
+        for name in asked:  # a column with atoms is two nodes
+            found |= (
+                set(self.schema_.slots_of([name]))
+                if name in self.schema_.names
+                else {node_number(self.node_names_, name)}
+            )
+        return frozenset(found)
 
     def _named(self, nodes: Iterable[int]) -> list[str]:
         return [self.node_names_[node] for node in sorted(nodes)]
@@ -137,8 +149,9 @@ class Causal(Density):
 
     def markov_blanket(self, column: Hashable) -> list[str]:
         """The columns that make all others irrelevant to one: parents, children, co-parents."""
-        [node] = self._nodes(column)
-        return self._named(separation.markov_blanket(self.graph_, node))
+        own = self._nodes(column)
+        each = [separation.markov_blanket(self.graph_, node) for node in own]
+        return self._named(frozenset().union(*each) - own)
 
     def adjustment_sets(
         self,
@@ -196,6 +209,22 @@ class Causal(Density):
         Pearl (2009), Causality, 2nd edition, section 3.2: the truncated factorisation.
         """
         check_is_fitted(self)
+        chosen, row = self._settings(settings)
+        schema = replace(self.schema_, columns=tuple(
+            _constant(c, row[c.name].iloc[0]) if c.name in row.columns else c
+            for c in self.schema_.columns
+        ))  # fmt: skip
+        found = copy.copy(self)
+        found._forget(found.__dict__)
+        found.schema_ = schema
+        found.members_ = [
+            member.after(chosen, schema) for member in self.members_ if isinstance(member, Pair)
+        ]
+        found.calibration_, found.fitted_rows_ = None, None
+        return found
+
+    def _settings(self, settings: Mapping[Hashable, Any]) -> tuple[dict[int, float], pd.DataFrame]:
+        """What an intervention sets: encoded, by node; and the cells as a frame of one row."""
         row = _one_row(settings, self.schema_.names, "do")
         encoded = encode(row, self.schema_)
         columns = [self.schema_[name] for name in row.columns]
@@ -208,19 +237,109 @@ class Causal(Density):
                 f"do={dict(settings)}", "modelled columns, each with a legal value",
                 "correct the values",
             ))  # fmt: skip
-        schema = replace(self.schema_, columns=tuple(
-            _constant(c, row[c.name].iloc[0]) if c.name in row.columns else c
-            for c in self.schema_.columns
-        ))  # fmt: skip
-        chosen = {i: float(encoded.x[0, i]) for i in slots}
-        found = copy.copy(self)
-        found._forget(found.__dict__)
-        found.schema_ = schema
-        found.members_ = [
-            member.after(chosen, schema) for member in self.members_ if isinstance(member, Pair)
-        ]
-        found.calibration_, found.fitted_rows_ = None, None
-        return found
+        return {i: float(encoded.x[0, i]) for i in slots}, row
+
+    def counterfactual(
+        self,
+        table: Any,
+        do: Mapping[Hashable, Any],
+        draws: int = 100,
+        noise: Noise = "gumbel",
+        random_state: int | None = None,
+    ) -> pd.DataFrame:
+        """What each row would have been, had some of its columns been set otherwise.
+
+        Parameters
+        ----------
+        table : data frame of m rows
+            What was seen; unseen cells are drawn given the seen ones.
+        do : dict
+            A value by column name.
+        draws : int
+            Draws for each row, spread over the posterior draws of the parameters.
+        noise : {"gumbel", "quantile"}
+            How noise and parents make the state of a discrete column, which no data can show:
+            a Gumbel-max model, or one uniform number against cumulative probabilities, for
+            levels that have an order. Numbers keep their residual in either.
+        random_state : int, optional
+            Seed; None draws afresh at each call.
+
+        Returns
+        -------
+        data frame
+            m * draws whole rows, indexed by (row, draw). Columns on which nothing that was set
+            acts are as in the row.
+
+        References
+        ----------
+        Pearl (2009), Causality, 2nd edition, chapter 7. Oberst and Sontag (2019), Counterfactual
+        off-policy evaluation with Gumbel-max structural causal models, ICML.
+        """
+        check_is_fitted(self)
+        if not isinstance(draws, int | np.integer) or isinstance(draws, bool) or draws < 1:
+            raise SchemaError(
+                message(f"draws={draws!r}", "a whole number, at least 1", "pass 100")
+            )
+        if noise not in get_args(Noise):
+            raise SchemaError(message(
+                f"noise={noise!r}", f"one of {get_args(Noise)}", "change noise"
+            ))  # fmt: skip
+        chosen, _ = self._settings(do)
+        encoded = encode(table, self.schema_)
+        batch = self._batch(encoded, self._device)
+        generator = generator_of(random_state)
+        with_draws, parts = self._with_draws, []
+        with torch.no_grad():
+            for number in range(draws):
+                r = number % len(with_draws.members)
+                member, own = with_draws.members[r], with_draws.draws[r]
+                assert isinstance(member, Pair)  # noqa: S101 - made by this estimator
+                have = len(next(iter(own.values()))) if own else 1
+                wanted = -(-draws // len(with_draws.members))
+                s = number // len(with_draws.members) * max(1, have // wanted) % have
+                at = member.network.at({name: value[s] for name, value in own.items()})
+                x = member.network.complete(encoded_of(batch), batch.seen, at, generator)
+                parts.append(counterfactual_rows(member.network, x, at, chosen, noise, generator))
+        x = torch.stack(parts, 1).flatten(0, 1).cpu().numpy()
+        turn = np.tile(np.arange(draws), len(encoded.index))
+        index = pd.MultiIndex.from_arrays(
+            [encoded.index.repeat(draws), turn], names=[encoded.index.name, "draw"]
+        )
+        return self._decode(x, index)
+
+    def most_probable(
+        self, table: Any, unseen: Unseen = "error", extra: Extra = "error"
+    ) -> pd.DataFrame:
+        """The table with its holes filled by their most probable values together.
+
+        The most probable explanation: the joint maximum of all unseen cells of a row given the
+        seen ones, at the posterior mean of the parameters (of the first restart). `impute` fills
+        each cell by itself, which can put together what never comes together. The density of real
+        columns is that of encoded values.
+
+        Parameters
+        ----------
+        table : data frame of n rows
+        unseen, extra
+            As in `log_prob`.
+
+        Returns
+        -------
+        data frame
+            On the caller's index, with all fitted columns.
+
+        References
+        ----------
+        Dawid (1992), Applications of a general propagation algorithm for probabilistic expert
+        systems, Statistics and Computing 2.
+        """
+        network = self._network
+        encoded = encode(table, self.schema_, unseen=unseen, extra=extra)
+        batch = self._batch(encoded, self._device)
+        with torch.no_grad():
+            at = network.at(network.point())
+            x, _ = most_probable_rows(network, encoded_of(batch).double(), batch.seen, at)
+        return self._decode(x.cpu().numpy(), encoded.index)
 
     def effect(
         self,
