@@ -70,22 +70,22 @@ def bge(moments: Floats) -> float:
 
 def _log_evidence(moments: Floats) -> Floats:
     """Log marginal likelihood (configurations,) of the columns after the first, which is 1."""
-    l = moments.shape[1] - 1
+    width = moments.shape[1] - 1
     n = moments[:, 0, 0]
-    if not l:
+    if not width:
         return np.zeros(len(n))
-    # degrees of freedom of the Wishart prior less the other nodes, as in a network of l nodes
-    freedom, prior = l + 1.0, PRIOR_ROWS / (PRIOR_ROWS + 1)
+    # degrees of freedom of the Wishart prior less the other nodes, as in a network of these nodes
+    freedom, prior = width + 1.0, PRIOR_ROWS / (PRIOR_ROWS + 1)
     mean = moments[:, 0, 1:] / n[:, None]
     shrunk = n**2 / (n + PRIOR_ROWS)
     scatter = moments[:, 1:, 1:] - shrunk[:, None, None] * mean[:, :, None] * mean[:, None, :]
-    scatter = scatter + prior * np.eye(l)
+    scatter = scatter + prior * np.eye(width)
     determinant = np.linalg.slogdet(scatter)[1]
-    i = np.arange(l)[:, None]
+    i = np.arange(width)[:, None]
     gammas = gammaln((n + freedom - i) / 2).sum(0) - gammaln((freedom - i) / 2).sum()
     return (
-        0.5 * l * np.log(PRIOR_ROWS / (n + PRIOR_ROWS)) - 0.5 * n * l * np.log(np.pi)
-        + gammas + 0.5 * freedom * l * np.log(prior) - 0.5 * (n + freedom) * determinant
+        0.5 * width * np.log(PRIOR_ROWS / (n + PRIOR_ROWS)) - 0.5 * n * width * np.log(np.pi)
+        + gammas + 0.5 * freedom * width * np.log(prior) - 0.5 * (n + freedom) * determinant
     )  # fmt: skip
 
 
@@ -144,7 +144,7 @@ class NormalScores:
     def _moments(self, discrete: tuple[int, ...], which: list[int]) -> Floats:
         """Sums of products (configurations, ., .) of some columns of the design."""
         if not self.whole:
-            chosen = self.seen[:, which].all(1)
+            chosen: NDArray[np.bool_] = np.asarray(self.seen[:, which].all(1))
             complete = self.columns.seen(discrete)
             return self._grouped(
                 discrete, which, chosen if complete is None else chosen & complete
