@@ -11,12 +11,14 @@ from probgen.graphs.constraints import Constraints
 from probgen.graphs.dag import Dag
 from probgen.graphs.nodes import NodeRows
 from probgen.graphs.orders import exact, order_search
+from probgen.graphs.pc import pc
 from probgen.graphs.scores import SCORES, Scorer
 from probgen.graphs.search import hill_climb
+from probgen.graphs.trees import chow_liu, tan
 
 __all__ = ["METHODS", "best_ess", "learn"]
 
-METHODS = ("auto", "hill", "exact", "orders")
+METHODS = ("auto", "hill", "exact", "orders", "chow-liu", "tan", "pc")
 #: Equivalent sample sizes to choose from, in rows.
 ESS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
 #: Nodes up to which "auto" searches exactly, and by orders.
@@ -66,7 +68,7 @@ def learn(
     root : int, optional
         The class of "tan", and the root of "chow-liu".
     **settings
-        Of the method: see `hill_climb`, `order_search`, `exact`, `pc`.
+        Of the method: see `hill_climb`, `order_search`, `exact`, `chow_liu`, `tan`, `pc`.
 
     Returns
     -------
@@ -89,7 +91,7 @@ def learn(
     >>> codes = np.array([[0, 0, 0], [0, 0, 1], [1, 1, 0], [1, 1, 1]] * 5)
     >>> rows = NodeRows(codes, np.full(codes.shape, np.nan), (2, 2, 2), np.ones(20))
     >>> learn(rows).edges
-    ((0, 1),)
+    ((1, 0),)
     """
     if method not in METHODS:
         raise SchemaError(message(
@@ -105,6 +107,12 @@ def learn(
     begin = None if start is None else _moved(start, place)
     if method == "auto":
         method = "exact" if rows.nodes <= FEW else "orders" if rows.nodes <= MANY else "hill"
+    if method in ("chow-liu", "tan"):
+        tree = _tree(sorted_rows, method, None if root is None else place[root], known, settings)
+        return _moved(tree, dict(enumerate(order)))
+    if method == "pc":
+        found = pc(sorted_rows, constraints=known, logistic=logistic, **settings)
+        return _moved(found, dict(enumerate(order)))
     chosen = best_ess(sorted_rows, score, known, logistic, edges) if ess is None else ess
     scorer = Scorer(sorted_rows, score, ess=chosen, logistic=logistic, edges=edges)
     if method == "exact":
@@ -114,6 +122,23 @@ def learn(
     else:
         found = hill_climb(scorer, known, start=begin, rng=rng, **{"restarts": 20} | settings)
     return _moved(found, dict(enumerate(order)))
+
+
+def _tree(
+    rows: NodeRows, method: str, root: int | None, known: Constraints, settings: dict[str, Any]
+) -> Dag:
+    if known != Constraints():
+        raise SchemaError(message(
+            f"constraints and method={method!r}", "a method that can keep them",
+            "use 'hill', 'exact' or 'orders'",
+        ))  # fmt: skip
+    if method == "chow-liu":
+        return chow_liu(rows, root=root, **settings)
+    if root is None:
+        raise SchemaError(message(
+            "method='tan' without a class", "root=, the number of the class", "pass root"
+        ))  # fmt: skip
+    return tan(rows, root, **settings)
 
 
 def best_ess(

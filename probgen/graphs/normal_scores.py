@@ -134,6 +134,28 @@ class NormalScores:
         total = float(moments[:, 0, 0].sum())
         return self._score(moments, node, 1, total), total
 
+    def joint_log_likelihood(self, nodes: tuple[int, ...], chosen: NDArray[np.bool_]) -> float:
+        """Maximum of that of the normal nodes among some, a normal in each configuration.
+
+        Parameters
+        ----------
+        nodes : tuple of int
+        chosen : array (n,) of bool
+            Rows that show all of them.
+        """
+        discrete = tuple(i for i in nodes if self.sizes[i])
+        normal = [self.place[i] for i in nodes if not self.sizes[i]]
+        moments = self._grouped(discrete, [0, *normal], chosen)
+        moments = moments[moments[:, 0, 0] > 0]
+        n = moments[:, 0, 0]
+        mean = moments[:, 0, 1:] / n[:, None]
+        scatter = moments[:, 1:, 1:] - n[:, None, None] * mean[:, :, None] * mean[:, None]
+        floor = np.diag(VARIANCE_ROWS * self.variance[normal])
+        spread = (scatter + floor) / (n + VARIANCE_ROWS)[:, None, None]
+        rest = np.linalg.solve(spread, scatter).trace(axis1=1, axis2=2)
+        sign = np.linalg.slogdet(spread)[1] + len(normal) * np.log(2 * np.pi)
+        return float(-0.5 * (n * sign + rest).sum())
+
     def _score(self, moments: Floats, node: int, states: int, total: float) -> float:
         if self.bayes:
             return bge(moments)

@@ -53,7 +53,7 @@ def exact(
     >>> codes = np.array([[0, 0, 0], [0, 0, 1], [1, 1, 0], [1, 1, 1]] * 5)
     >>> rows = NodeRows(codes, np.full(codes.shape, np.nan), (2, 2, 2), np.ones(20))
     >>> exact(Scorer(rows, "bic")).edges
-    ((0, 1),)
+    ((1, 0),)
     """
     d = len(scorer)
     if d > MOST_EXACT:
