@@ -70,22 +70,22 @@ def bge(moments: Floats) -> float:
 
 def _log_evidence(moments: Floats) -> Floats:
     """Log marginal likelihood (configurations,) of the columns after the first, which is 1."""
-    l = moments.shape[1] - 1
+    width = moments.shape[1] - 1
     n = moments[:, 0, 0]
-    if not l:
+    if not width:
         return np.zeros(len(n))
-    # degrees of freedom of the Wishart prior less the other nodes, as in a network of l nodes
-    freedom, prior = l + 1.0, PRIOR_ROWS / (PRIOR_ROWS + 1)
+    # degrees of freedom of the Wishart prior less the other nodes, as in a network of these nodes
+    freedom, prior = width + 1.0, PRIOR_ROWS / (PRIOR_ROWS + 1)
     mean = moments[:, 0, 1:] / n[:, None]
     shrunk = n**2 / (n + PRIOR_ROWS)
     scatter = moments[:, 1:, 1:] - shrunk[:, None, None] * mean[:, :, None] * mean[:, None, :]
-    scatter = scatter + prior * np.eye(l)
+    scatter = scatter + prior * np.eye(width)
     determinant = np.linalg.slogdet(scatter)[1]
-    i = np.arange(l)[:, None]
+    i = np.arange(width)[:, None]
     gammas = gammaln((n + freedom - i) / 2).sum(0) - gammaln((freedom - i) / 2).sum()
     return (
-        0.5 * l * np.log(PRIOR_ROWS / (n + PRIOR_ROWS)) - 0.5 * n * l * np.log(np.pi)
-        + gammas + 0.5 * freedom * l * np.log(prior) - 0.5 * (n + freedom) * determinant
+        0.5 * width * np.log(PRIOR_ROWS / (n + PRIOR_ROWS)) - 0.5 * n * width * np.log(np.pi)
+        + gammas + 0.5 * freedom * width * np.log(prior) - 0.5 * (n + freedom) * determinant
     )  # fmt: skip
 
 
@@ -134,6 +134,28 @@ class NormalScores:
         total = float(moments[:, 0, 0].sum())
         return self._score(moments, node, 1, total), total
 
+    def joint_log_likelihood(self, nodes: tuple[int, ...], chosen: NDArray[np.bool_]) -> float:
+        """Maximum of that of the normal nodes among some, a normal in each configuration.
+
+        Parameters
+        ----------
+        nodes : tuple of int
+        chosen : array (n,) of bool
+            Rows that show all of them.
+        """
+        discrete = tuple(i for i in nodes if self.sizes[i])
+        normal = [self.place[i] for i in nodes if not self.sizes[i]]
+        moments = self._grouped(discrete, [0, *normal], chosen)
+        moments = moments[moments[:, 0, 0] > 0]
+        n = moments[:, 0, 0]
+        mean = moments[:, 0, 1:] / n[:, None]
+        scatter = moments[:, 1:, 1:] - n[:, None, None] * mean[:, :, None] * mean[:, None]
+        floor = np.diag(VARIANCE_ROWS * self.variance[normal])
+        spread = (scatter + floor) / (n + VARIANCE_ROWS)[:, None, None]
+        rest = np.linalg.solve(spread, scatter).trace(axis1=1, axis2=2)
+        sign = np.linalg.slogdet(spread)[1] + len(normal) * np.log(2 * np.pi)
+        return float(-0.5 * (n * sign + rest).sum())
+
     def _score(self, moments: Floats, node: int, states: int, total: float) -> float:
         if self.bayes:
             return bge(moments)
@@ -144,7 +166,7 @@ class NormalScores:
     def _moments(self, discrete: tuple[int, ...], which: list[int]) -> Floats:
         """Sums of products (configurations, ., .) of some columns of the design."""
         if not self.whole:
-            chosen = self.seen[:, which].all(1)
+            chosen: NDArray[np.bool_] = np.asarray(self.seen[:, which].all(1))
             complete = self.columns.seen(discrete)
             return self._grouped(
                 discrete, which, chosen if complete is None else chosen & complete

@@ -85,6 +85,11 @@ class Scorer:
     logistic : bool
         Discrete nodes may have normal parents; such a node is scored by the BIC of a softmax
         regression.
+    edges : float, optional
+        Expected edges a node of a sparse prior over graphs: each pair of nodes is joined with
+        odds 2 edges / (d - 1), or 1 where this is larger. Such a prior keeps equivalent graphs
+        equal (as that of Heckerman, Geiger and Chickering 1995, section 5). None for a uniform
+        prior.
 
     Notes
     -----
@@ -108,12 +113,13 @@ class Scorer:
     """
 
     def __init__(
-        self, rows: NodeRows, score: str = "auto", *, ess: float = 1.0, logistic: bool = False
-    ) -> None:
+        self, rows: NodeRows, score: str = "auto", *, ess: float = 1.0, logistic: bool = False,
+        edges: float | None = None,
+    ) -> None:  # fmt: skip
         self.score = _checked(rows, score, ess)
         self.bayes = SCORES[self.score][0]
         self.ess, self.logistic = ess, logistic
-        self.rows = rows
+        self.rows, self.penalty = rows, _edge_penalty(rows.nodes, edges)
         self.sizes = rows.sizes
         self.total = float(rows.weight.sum())
         codes, weight = _distinct(rows)
@@ -152,8 +158,8 @@ class Scorer:
             for other in others:
                 found[other] = self.local(node, (*parents, other))
             found[[node, *own]] = np.nan
-            for other in np.flatnonzero(~np.isnan(found)):
-                self._local[node, own | {int(other)}] = float(found[other])
+            for other in np.flatnonzero(~np.isnan(found)).tolist():
+                self._local[node, own | {other}] = float(found[other])
             self._added[node, own] = found
         return self._added[node, own]
 
@@ -173,7 +179,8 @@ class Scorer:
             seen = float(counts.sum())
             states = np.array([self._states(parents)])
             gain = float(self._gains(counts, states)[0])
-        return self._base(node) + (gain * self.total / seen if seen else 0.0)
+        gain = gain * self.total / seen if seen else 0.0
+        return self._base(node) + gain - self.penalty * len(parents)
 
     def _base(self, node: int) -> float:
         """Score without parents, for all rows."""
@@ -202,6 +209,7 @@ class Scorer:
 
     def _fill(self, found: Floats, node: int, parents: tuple[int, ...]) -> None:
         base, states = self._base(node), self._states(parents)
+        base -= self.penalty * (len(parents) + 1)
         for block in self.columns.beside(node, parents):
             found[block.members] = base + self._scaled(block, states)
 
@@ -258,6 +266,15 @@ def _checked(rows: NodeRows, score: str, ess: float) -> str:
     return score
 
 
+def _edge_penalty(nodes: int, edges: float | None) -> float:
+    """Nats that each edge costs by the prior over graphs."""
+    if edges is None or nodes < 2:
+        return 0.0
+    if not edges > 0:
+        raise SchemaError(message(f"edges={edges}", "more than 0, or None", "raise it"))
+    return max(0.0, float(np.log((nodes - 1) / (2 * edges))))
+
+
 def _distinct(rows: NodeRows) -> tuple[NDArray[np.int64], Floats | None]:
     """Distinct rows of codes and their weights, where there are few; else all, None for ones."""
     whole = rows.weight if (rows.weight != 1).any() else None
@@ -270,4 +287,4 @@ def _distinct(rows: NodeRows) -> tuple[NDArray[np.int64], Floats | None]:
     _, first, place = np.unique(code, return_index=True, return_inverse=True)
     if len(first) > len(rows) // 2:
         return rows.codes, whole
-    return rows.codes[first], np.bincount(place.reshape(-1), rows.weight)
+    return rows.codes[first], np.bincount(place.reshape(-1), rows.weight).astype(float)
