@@ -63,9 +63,8 @@ def patterns(seen: Tensor) -> list[tuple[Pattern, Tensor]]:
     """
     if not len(seen):
         return []
-    first = seen[0].tolist()
-    if len(seen) == 1 or bool((seen == seen[0]).all()):
-        return [(tuple(first), torch.arange(len(seen), device=seen.device))]
+    if _alike(seen):
+        return [(tuple(seen[0].tolist()), torch.arange(len(seen), device=seen.device))]
     starts, order, bounds = _runs(seen.cpu().numpy())
     rows = torch.from_numpy(order).to(seen.device)
     kinds = seen[torch.from_numpy(starts).to(seen.device)].tolist()
@@ -114,20 +113,25 @@ def grouped(seen: Tensor, work: Work) -> list[Group]:
     >>> [group.mixed for group in grouped(every, lambda seen, mixed: 10.0)]
     [(0, 1, 2)]
     """
-    found = patterns(seen)
-    if len(found) == 1:
-        return [Group(rows, pattern) for pattern, rows in found]
-    kinds = np.array([pattern for pattern, _ in found])
-    counts = np.array([len(rows) for _, rows in found])
+    if not len(seen) or _alike(seen):
+        return [Group(rows, pattern) for pattern, rows in patterns(seen)]
+    starts, order, bounds = _runs(seen.cpu().numpy())
+    kinds = seen.cpu().numpy()[starts]
+    edges = np.array(bounds)
     groups = []
-    for members in _split(np.arange(len(found)), kinds, counts, work):
+    for members in _split(np.arange(len(kinds)), kinds, np.diff(edges), work):
         own = kinds[members]
-        rows = torch.cat([found[i][1] for i in members])
         always, ever = np.all(own, axis=0), np.any(own, axis=0)
         mixed = tuple(np.flatnonzero(ever & ~always).tolist())
-        rows = rows.sort().values if len(members) > 1 else rows
+        pieces = [order[low:high] for low, high in edges[members[:, None] + [0, 1]].tolist()]
+        rows = torch.from_numpy(np.sort(np.concatenate(pieces))).to(seen.device)
         groups.append(Group(rows, tuple(always.tolist()), mixed))
     return groups
+
+
+def _alike(seen: Tensor) -> bool:
+    """Whether all rows have one pattern."""
+    return len(seen) == 1 or bool((seen == seen[0]).all())
 
 
 def _split(

@@ -90,7 +90,7 @@ class DiscreteNetwork:
             scopes = [scope for scope in hidden if scope] + [(v,) for v in mixed]
             if not scopes:
                 return 0.0
-            found = plan(tuple(scopes), (True,) * len(scopes), self.sizes)
+            found = plan(tuple(scopes), (True,) * len(scopes), self.sizes, (), True)
             return float(found.total) if found.memory(1, True) <= self.limit else None
 
         return grouped(seen, work)
