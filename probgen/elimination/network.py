@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from probgen.elimination.factors import Factor, evidence, radix, sliced, taken
-from probgen.elimination.groups import Group, Pattern, distinct, grouped
+from probgen.elimination.groups import Group, Pattern, distinct, grouped, patterns
 from probgen.elimination.plans import LIMIT, plan
 from probgen.elimination.questions import Question
 from probgen.elimination.states import drawn, inverse, maximise
@@ -21,6 +21,8 @@ __all__ = ["DiscreteNetwork"]
 
 #: questions whose preparation is kept
 KEPT = 256
+#: cells of a row up to which draws of all patterns come from one plan
+TOGETHER = 2_000
 
 
 class DiscreteNetwork:
@@ -83,17 +85,18 @@ class DiscreteNetwork:
         return not (torch.is_grad_enabled() and any(table.requires_grad for table in self.tables))
 
     def _groups(self, seen: Tensor) -> list[Group]:
-        def work(always: Pattern, mixed: tuple[int, ...]) -> float | None:
-            nodes = self._needed(always, mixed)
-            hidden = [tuple(v for v in (node, *self.dag.parents[node]) if not always[v])
-                      for node in nodes]  # fmt: skip
-            scopes = [scope for scope in hidden if scope] + [(v,) for v in mixed]
-            if not scopes:
-                return 0.0
-            found = plan(tuple(scopes), (True,) * len(scopes), self.sizes, (), True)
-            return float(found.total) if found.memory(1, True) <= self.limit else None
+        return grouped(seen, self._work)
 
-        return grouped(seen, work)
+    def _work(self, always: Pattern, mixed: tuple[int, ...]) -> float | None:
+        """The cells that a row takes, about; None if they do not fit."""
+        nodes = self._needed(always, mixed)
+        hidden = [tuple(v for v in (node, *self.dag.parents[node]) if not always[v])
+                  for node in nodes]  # fmt: skip
+        scopes = [scope for scope in hidden if scope] + [(v,) for v in mixed]
+        if not scopes:
+            return 0.0
+        found = plan(tuple(scopes), (True,) * len(scopes), self.sizes, (), True)
+        return float(found.total) if found.memory(1, True) <= self.limit else None
 
     def _needed(self, always: Pattern, mixed: Iterable[int]) -> list[int]:
         """The nodes that are not barren."""
@@ -119,7 +122,7 @@ class DiscreteNetwork:
         scales = [factor.log_scale for factor in factors if factor.log_scale is not None]
         return scales[0]
 
-    def log_evidence(self, codes: Tensor, seen: Tensor) -> Tensor:
+    def log_evidence(self, codes: Tensor, seen: Tensor, barren: bool | None = None) -> Tensor:
         """Log probability of the seen cells of each row.
 
         Parameters
@@ -127,6 +130,11 @@ class DiscreteNetwork:
         codes : Tensor (n, d) of long
             The states of seen cells; -1 in the others.
         seen : Tensor (n, d) of bool
+        barren : bool, optional
+            Whether the tables of nodes enter below which nothing is seen. They sum to 1 and do not
+            change the answer. By default they do where a gradient by the tables is wanted: a table
+            times its gradient is then its expected counts, those of barren nodes too. Tables that
+            do not sum to 1, as in variational learning, need `True`.
 
         Returns
         -------
@@ -138,10 +146,12 @@ class DiscreteNetwork:
         NotSupported
             If one row takes more memory than the limit.
         """
+        barren = not self._fixed if barren is None else barren
+        every = list(range(len(self.sizes)))
         found = self.tables[0].new_zeros(len(codes))
         for group in self._groups(seen):
             own = codes[group.rows]
-            nodes = self._needed(group.seen, group.mixed)
+            nodes = every if barren else self._needed(group.seen, group.mixed)
             columns = [v for v in nodes if group.seen[v] or v in group.mixed]
             found = found.index_copy(0, group.rows, self._once(own, columns, group, nodes))
         return found
@@ -307,7 +317,7 @@ class DiscreteNetwork:
         n, d = len(codes), len(self.sizes)
         uniform = torch.rand(n, d, dtype=torch.float64, generator=generator).to(codes.device)
         states = codes.clone()
-        for group in self._groups(seen):
+        for group in self._own_groups(seen):
             nodes = self._needed(group.seen, group.mixed)
             factors = self._factors(codes[group.rows], group, nodes)
             found, possible = drawn(factors, self.sizes, uniform[group.rows], self.limit)
@@ -316,6 +326,19 @@ class DiscreteNetwork:
                 own[:, v] = column
             states[group.rows] = self._downwards(own, uniform[group.rows], nodes, possible)
         return torch.where(seen, codes, states)
+
+    def _own_groups(self, seen: Tensor) -> list[Group]:
+        """Groups by each row's own cells: one plan for all, or one a pattern if that is wide.
+
+        Another plan turns the same uniform numbers into other states.
+        """
+        empty, every = (False,) * len(self.sizes), tuple(range(len(self.sizes)))
+        work = self._work(empty, every)
+        if work is None or work > TOGETHER:
+            return [Group(rows, pattern) for pattern, rows in patterns(seen)]
+        some = seen.any(1)
+        parts = [Group(some.nonzero()[:, 0], empty, every), Group((~some).nonzero()[:, 0], empty)]
+        return [part for part in parts if len(part.rows)]
 
     def _downwards(
         self, states: Tensor, uniform: Tensor, done: Sequence[int], possible: Tensor

@@ -22,7 +22,7 @@ from probgen.elimination.contraction import (
 )
 from probgen.elimination.factors import Factor, safe_log
 from probgen.elimination.plans import LIMIT, Plan
-from probgen.elimination.sums import below, in_logs, planned, scaled
+from probgen.elimination.sums import below, in_logs, like, planned, scaled
 
 __all__ = ["draw", "drawn", "inverse", "maximise"]
 
@@ -67,7 +67,7 @@ def maximise(
     """
     variables = sorted({v for factor in factors for v in factor.scope})
     kept, scale = scaled(factors)
-    value = torch.zeros(n, dtype=torch.float64)
+    value = torch.zeros(n, **like(factors))
     states: States = {}
     if kept and n:
         path = planned(kept, sizes, (), limit, kept=True)
@@ -137,7 +137,7 @@ def drawn(
     kept, scale = scaled(factors)
     n = len(uniform)
     states: States = {}
-    possible = torch.ones(n, dtype=torch.bool)
+    possible = torch.ones(n, dtype=torch.bool, device=uniform.device)
     if kept and n:
         uniform = uniform.to(kept[0].values)
         path = planned(kept, sizes, (), limit, kept=True)
