@@ -16,6 +16,7 @@ from probgen.errors import (
 from probgen.estimators import (
     VAE,
     Autoregressive,
+    BayesianNetwork,
     Flow,
     GaussianMixture,
     Independent,
@@ -40,6 +41,7 @@ __all__ = [
     "ApproximationError",
     "ApproximationWarning",
     "Autoregressive",
+    "BayesianNetwork",
     "Column",
     "Comparison",
     "DataWarning",

@@ -18,7 +18,7 @@ from probgen.loop import Loop, slot_names
 from probgen.session import fresh_seed, guarded, spawn_seeds, threads
 from probgen.training import FitResult, Training
 
-__all__ = ["fit", "fit_starts", "split"]
+__all__ = ["fit", "fit_starts", "reweighted", "split"]
 
 #: rows on which the short runs of `starts` are compared, and their epochs
 START_ROWS, START_EPOCHS = 10_000, 10
@@ -190,6 +190,18 @@ def split(batch: Batch, fraction: float, generator: torch.Generator) -> tuple[Ba
     held, train = batch.take(order[:count].sort()[0]), batch.take(order[count:].sort()[0])
     total = float(train.weight.sum())
     return replace(train, total=total), replace(held, total=total)
+
+
+def reweighted(batch: Batch, seed: int) -> Batch:
+    """The rows under Dirichlet weights of the same sum: one draw of the Bayesian bootstrap.
+
+    Rubin (1981), The Bayesian bootstrap, Annals of Statistics 9.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.empty(len(batch), dtype=torch.float64).exponential_(generator=generator)
+    weight = batch.weight * drawn.to(batch.weight)
+    weight = weight * (batch.weight.sum() / weight.sum())
+    return replace(batch, weight=weight, uniform=False)
 
 
 def _checked(family: Family, batch: Batch) -> Batch:

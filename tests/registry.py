@@ -16,6 +16,7 @@ from sklearn.neighbors import KernelDensity
 from probgen import (
     VAE,
     Autoregressive,
+    BayesianNetwork,
     Density,
     Flow,
     GaussianMixture,
@@ -98,6 +99,7 @@ REGISTRY: dict[str, Callable[[], Density]] = {
         t=lambda: StudentT(max_epochs=100, random_state=0),
         wide=_mixture(components=2, starts=1, restarts=2),
     ),
+    "network": lambda: BayesianNetwork(draws=20, random_state=0),
     "flow": _flow(),
     "vae": _vae(),
     "vae-mixture": _vae(guide="full", prior="mixture", components=4),

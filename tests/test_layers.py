@@ -41,6 +41,7 @@ ROWS = [
     {"masked", "recoding"},
     {"conditionals"},
     {"elimination"},  # exact sums over the hidden cells of a network
+    {"nodes"},  # of a Bayesian network: parameters, and rows under them
     {"nn"},
     {"family"},
     {"queries"},

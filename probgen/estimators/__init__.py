@@ -1,6 +1,7 @@
 """The estimators: one dataclass a family, whose fields are its settings."""
 
 from probgen.estimators.autoregressive import Autoregressive
+from probgen.estimators.bayesian_network import BayesianNetwork
 from probgen.estimators.flow import Flow
 from probgen.estimators.mixtures import GaussianMixture, Independent, StudentT
 from probgen.estimators.network import NetworkDensity
@@ -10,6 +11,7 @@ from probgen.estimators.vae import VAE
 __all__ = [
     "VAE",
     "Autoregressive",
+    "BayesianNetwork",
     "Flow",
     "GaussianMixture",
     "Independent",

@@ -17,7 +17,7 @@ from probgen.density import Density, Fits
 from probgen.errors import DataWarning, NotSupported, SchemaError, message
 from probgen.estimators.mixtures import GaussianMixture
 from probgen.family import Family
-from probgen.fitting import fit_starts
+from probgen.fitting import fit_starts, reweighted
 from probgen.schema import Schema
 from probgen.session import spawn_seeds
 from probgen.table import Encoded
@@ -126,7 +126,7 @@ class NetworkDensity(Density):
         found: Fits = []
         for seed in spawn_seeds([training.random_state or 0, 4], training.restarts):
             own = replace(training, random_state=seed, restarts=1)
-            found += fit_starts(make, _reweighted(batch, seed), own, held)
+            found += fit_starts(make, reweighted(batch, seed), own, held)
         return found
 
     def _noises(self, batch: Batch, held: Batch | None) -> tuple[float, ...]:
@@ -196,12 +196,3 @@ class NetworkDensity(Density):
                 f"fit with restarts={ENOUGH}, bootstrap=True",
             ))  # fmt: skip
         return super()._interval(batch, given, level)
-
-
-def _reweighted(batch: Batch, seed: int) -> Batch:
-    """The rows under Dirichlet weights, of the same sum."""
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.empty(len(batch), dtype=torch.float64).exponential_(generator=generator)
-    weight = batch.weight * drawn.to(batch.weight)
-    weight = weight * (batch.weight.sum() / weight.sum())
-    return replace(batch, weight=weight, uniform=False)

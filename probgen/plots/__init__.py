@@ -9,6 +9,7 @@ from probgen.plots.fits import loss
 from probgen.plots.latents import latents
 from probgen.plots.maps import components, density, latent
 from probgen.plots.marginals import marginals
+from probgen.plots.networks import draw_network, network
 from probgen.plots.pairs import pairs
 from probgen.plots.rows import p_values, surprisal, waterfall
 from probgen.plots.trust import elpd, gains, khat
@@ -16,6 +17,7 @@ from probgen.plots.uniform import pit, ranks
 from probgen.plots.warps import warp
 
 __all__ = [
-    "Plots", "components", "density", "elpd", "gains", "khat", "latent", "latents", "loss",
-    "marginals", "p_values", "pairs", "pit", "ranks", "surprisal", "warp", "waterfall",
+    "Plots", "components", "density", "draw_network", "elpd", "gains", "khat", "latent",
+    "latents", "loss", "marginals", "network", "p_values", "pairs", "pit", "ranks", "surprisal",
+    "warp", "waterfall",
 ]  # fmt: skip

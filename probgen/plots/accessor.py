@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from probgen.density import Density
-from probgen.plots import fits, maps, rows, trust, uniform, warps
+from probgen.plots import fits, maps, networks, rows, trust, uniform, warps
 from probgen.plots.latents import latents
 from probgen.plots.marginals import marginals
 from probgen.plots.pairs import pairs
@@ -136,6 +136,13 @@ class Plots:
     def warp(self, table: Any, lines: int = 13, rows: int = 1000, random_state: int = 0) -> Panels:
         """A grid of a flow's base space and its image in the table; see `probgen.plots.warp`."""
         return warps.warp(self._model, table, lines, rows, random_state)
+
+    def network(self, highlight: Collection[Hashable] = (), ax: Axes | None = None) -> Axes:
+        """The graph over the columns, with edge probabilities; see `probgen.plots.network`.
+
+        `highlight` names columns to mark.
+        """
+        return networks.network(self._model, highlight, ax)
 
     # --- can it be trusted? -----------------------------------------------------------
 

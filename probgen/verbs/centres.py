@@ -15,7 +15,7 @@ from probgen.conditionals import Cells, Conditionals, Counts, Drawn, Levels, Rea
 from probgen.errors import SchemaError, message
 from probgen.schema import Schema
 
-__all__ = ["Centre", "CentreName", "fill_centres", "plan"]
+__all__ = ["Centre", "CentreName", "fill_centres", "mean_value", "plan"]
 
 CentreName = Literal["auto", "mean", "median", "mode"]
 Centre: TypeAlias = CentreName | Mapping[Hashable, CentreName]
@@ -103,6 +103,15 @@ def _centre(column: Column, cells: Cells, how: str) -> Tensor:
             return cells.centre()
         return _encode(column, _mean(column, cells)).to(cells.weights.device)
     return cells.quantile(_half(cells, len(cells)))
+
+
+def mean_value(column: Column, cells: Reals | Drawn | Counts) -> Floats:
+    """The mean (c,) in table units; days since its origin for a date."""
+    if isinstance(cells, Counts):
+        return cells.centre().cpu().numpy() + column.support()[0]
+    if column.kind in ("real", "date"):
+        return _decode(column, cells.centre().cpu().numpy())
+    return _mean(column, cells)
 
 
 def _mean(column: Column, cells: Reals | Drawn) -> Floats:

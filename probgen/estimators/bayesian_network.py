@@ -1,0 +1,139 @@
+"""The estimator of Bayesian networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+
+from probgen.batch import Batch
+from probgen.density import Fits
+from probgen.door import check_settings
+from probgen.errors import SchemaError, message
+from probgen.estimators.causes import Causal, node_number
+from probgen.families.bayesian_network import BayesianNetwork as Pair
+from probgen.family import Family
+from probgen.fitting import fit_starts, reweighted
+from probgen.graphs.constraints import Constraints
+from probgen.graphs.dag import Dag
+from probgen.graphs.learn import learn
+from probgen.graphs.nodes import NodeRows
+from probgen.schema import Schema
+from probgen.session import spawn_seeds
+from probgen.table import Encoded
+from probgen.training import Training
+
+__all__ = ["BayesianNetwork"]
+
+Edge = tuple[Hashable, Hashable]
+
+
+@dataclass(eq=False, repr=False)
+class BayesianNetwork(Causal):
+    """A Bayesian network."""
+
+    structure: str | Sequence[Edge] = "auto"
+    criterion: str = "auto"
+    required: Sequence[Edge] = ()
+    forbidden: Sequence[Edge] = ()
+    tiers: Sequence[Sequence[Hashable]] = ()
+    max_parents: int | None = None
+    root: Hashable | None = None
+    sample_size: float | None = None
+    strength: float = 1.0
+    groups: int = 8
+    bins: int | None = None
+    bootstrap: bool = True
+
+    family: ClassVar[type[Family]] = Pair
+
+    def _make(self, schema: Schema) -> Family:
+        names = _Names(schema)
+        learner = partial(given_graph, names.dag(self.structure)) if not isinstance(
+            self.structure, str
+        ) else partial(
+            learned_graph, method=self.structure, score=self.criterion, root=names.root(self.root),
+            constraints=self._constraints(names),
+        )  # fmt: skip
+        return Pair(
+            schema, learner, self.sample_size, self.strength, groups=self.groups,
+            bins=self.bins, draws=self.draws,
+        )  # fmt: skip
+
+    def _constraints(self, names: _Names) -> Constraints:
+        return Constraints(
+            frozenset(names.edge(edge) for edge in self.required),
+            frozenset(names.edge(edge) for edge in self.forbidden) | names.impossible(),
+            tuple(tuple(names.number(name) for name in tier) for tier in self.tiers),
+            self.max_parents,
+        )
+
+    def _fits(
+        self, make: Callable[[], Family], batch: Batch, training: Training, held: Batch | None
+    ) -> Fits:
+        """The fit to all rows, and restarts of which each weighs the rows anew."""
+        first = fit_starts(make, batch, replace(training, restarts=1), held)
+        if training.restarts == 1 or first[0][1].reason == "interrupted":
+            return first
+        if not self.bootstrap:
+            return fit_starts(make, batch, training, held)
+        for seed in spawn_seeds([training.random_state or 0, 4], training.restarts - 1):
+            own = replace(training, random_state=seed, restarts=1, checkpoint=None)
+            first += fit_starts(make, reweighted(batch, seed), own, held)
+        return first
+
+    def _check(self, encoded: Encoded) -> None:
+        check_settings(self, strength=0.0, groups=1)
+        for name in ("sample_size", "max_parents", "bins"):
+            if getattr(self, name) is not None:
+                check_settings(self, **{name: 0.0 if name == "sample_size" else 1})
+
+
+class _Names:
+    """Nodes by the names of columns; a column with atoms is two nodes."""
+
+    def __init__(self, schema: Schema) -> None:
+        self.slots = schema.slots
+        self.names = [slot.name for slot in schema.slots]
+
+    def number(self, name: Hashable) -> int:
+        """The node of a name."""
+        return node_number(self.names, name)
+
+    def edge(self, edge: Edge) -> tuple[int, int]:
+        """The numbers of an edge (parent, child)."""
+        if isinstance(edge, str) or len(tuple(edge)) != 2:
+            raise SchemaError(
+                message(f"the edge {edge!r}", "a pair (parent, child)", "correct it")
+            )
+        parent, child = edge
+        return self.number(parent), self.number(child)
+
+    def root(self, name: Hashable | None) -> int | None:
+        """The class of a tree-augmented network."""
+        return None if name is None else self.number(name)
+
+    def dag(self, edges: Sequence[Edge]) -> Dag:
+        """The graph of given edges; its errors name columns."""
+        return Dag.of(len(self.slots), [self.edge(edge) for edge in edges])
+
+    def impossible(self) -> frozenset[tuple[int, int]]:
+        """Edges from the number of a column with atoms: it is there only where no atom is held."""
+        found = set()
+        for i, slot in enumerate(self.slots):
+            if i and slot.kind == "real" and self.slots[i - 1].column == slot.column:
+                found |= {(i, j) for j in range(len(self.slots)) if j != i} | {(i - 1, i)}
+        return frozenset(found)
+
+
+def given_graph(dag: Dag, rows: NodeRows, rng: np.random.Generator) -> Dag:
+    """The graph that was given, whatever the rows."""
+    return dag
+
+
+def learned_graph(rows: NodeRows, rng: np.random.Generator, **settings: Any) -> Dag:
+    """The graph that the rows speak for."""
+    return learn(rows, rng=rng, **settings)

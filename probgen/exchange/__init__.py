@@ -1,0 +1,1 @@
+"""Networks in the files and objects of other packages: BIF, XMLBIF, networkx, pgmpy."""

@@ -1,0 +1,272 @@
+"""A Bayesian network: a factor a column, over a graph that is learned or given.
+
+    discrete node | parents in configuration c ~ Categorical(probs_c)
+    normal node | configuration c, normal parents r ~ Normal(coefficients_c . (1, r), precision_c)
+    value of a grouped node | its group g ~ sum_b shape_gb * kernel_gb  (see probgen.nodes.groups)
+
+All parameters have conjugate priors. The guide is their posterior, exact where all cells are
+seen and mean-field where some are not: `update` is then a step of variational expectation
+maximisation, with exact sums over the unseen cells. The predictive integrates the parameters out:
+expected tables, Student's t for normal nodes. Rows in which an unseen normal node has seen
+descendants are averaged over draws of the regressions, since Student's t does not stay one there.
+
+References: Koller and Friedman (2009), Probabilistic Graphical Models; Lauritzen (1992),
+Propagation of probabilities, means and variances in mixed graphical association models, JASA 87;
+Beal and Ghahramani (2003), The variational Bayesian EM algorithm for incomplete data, Bayesian
+Statistics 7.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from probgen.batch import Batch
+from probgen.conditionals import Conditionals
+from probgen.family import Draws, Family
+from probgen.leaves import pick
+from probgen.nodes.answers import conditionals_of
+from probgen.nodes.augmenting import augmented_draws
+from probgen.nodes.groups import WeightsByGroup
+from probgen.nodes.intervening import draws_after, network_after
+from probgen.nodes.learning import Learner, begin
+from probgen.nodes.network import Network, Values
+from probgen.nodes.rows import RowNetwork
+from probgen.schema import Schema
+
+__all__ = ["BayesianNetwork"]
+
+#: before the names of the draws of that chain among the tensors
+REFINED = "refined."
+
+
+class BayesianNetwork(Family):
+    """The pair; `probgen.BayesianNetwork` describes the settings."""
+
+    updates = True
+    closed_form = True
+    row_cost = 1
+
+    def __init__(
+        self,
+        schema: Schema,
+        learner: Learner,
+        sample_size: float | None = None,
+        strength: float = 1.0,
+        dof: float = 3.0,
+        groups: int = 8,
+        bins: int | None = None,
+        draws: int = 100,
+    ) -> None:
+        super().__init__(schema)
+        self.learner, self.sample_size, self.count = learner, sample_size, draws
+        self.strength, self.dof, self.groups, self.bins = strength, dof, groups, bins
+        self.network = Network(schema.slots, bins is not None)
+        #: posterior draws that a chain over the unseen cells found, in place of the guide's
+        self.refined: Draws = {}
+
+    # --- the pair -----------------------------------------------------------------------
+
+    def model(self, batch: Batch) -> Tensor:
+        """Priors over tables, regressions and shapes, then one site for all slots of a row."""
+        net, layout = self.network, self.network.layout
+        found: Draws = {}
+        for i in layout.discrete:
+            table = net.table(i)
+            if not table.fixed:
+                alpha = net.alpha(i)
+                found[f"probs_{i}"] = _table_site(i, table.prior.expand(alpha.shape))
+        for i in layout.normal:
+            node = net.regression(i)
+            c = len(node.moments)
+            found |= _line_sites(
+                i, node.shape.expand(c), node.rate.expand(c), node.centre.expand(c, -1),
+                node.pull.expand(c, -1, -1),
+            )  # fmt: skip
+        for i in net.grouped:
+            prior = WeightsByGroup(net.group(i).prior, net.group(i).group)
+            found[f"shape_{i}"] = pyro.sample(f"shape_{i}", prior)
+        row = RowNetwork(
+            partial(self._log_rows, found), partial(self._new_rows, found), batch.seen
+        )
+        with batch.rows():
+            return batch.observe("row", row, range(len(self.schema.slots)))
+
+    def guide(self, batch: Batch) -> None:
+        """The conjugate posterior."""
+        net, layout = self.network, self.network.layout
+        for i in layout.discrete:
+            if not net.table(i).fixed:
+                _table_site(i, net.alpha(i))
+        for i in layout.normal:
+            mean, known, shape, rate = net.regression(i).posterior()
+            _line_sites(i, shape, rate, mean, known)
+        for i in net.grouped:
+            own = net.group(i)
+            pyro.sample(f"shape_{i}", WeightsByGroup(own.alpha, own.group))
+
+    def _log_rows(self, draw: Draws, x: Tensor, seen: Tensor) -> Tensor:
+        return self.network.log_rows(x.double(), seen, self.network.at(draw))
+
+    def _new_rows(self, draw: Draws, n: int) -> Tensor:
+        # sampled under Pyro, whose randomness is torch's global state
+        seed = int(torch.randint(2**62, ()))
+        generator = torch.Generator(self.network.edges.device).manual_seed(seed)
+        x = torch.zeros(n, len(self.schema.slots), dtype=torch.float64, device=generator.device)
+        return self.network.complete(x, x.bool(), self.network.at(draw), generator)
+
+    # --- training -------------------------------------------------------------------------
+
+    def start(self, batch: Batch, generator: torch.Generator) -> None:
+        """Cut groups, learn the graph, and lay all priors and the first counts."""
+        self.refined = {}
+        seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+        begin(
+            self.network, _values(batch), batch.seen, batch.weight.double(), self.learner, seed,
+            sample_size=self.sample_size, strength=self.strength, dof=self.dof,
+            groups=self.groups, bins=self.bins,
+        )  # fmt: skip
+
+    def update(self, batch: Batch, rate: float) -> float:
+        """One step of (variational) expectation maximisation; the loss before it."""
+        weight = batch.weight.double()
+        weight = weight * (batch.total / weight.sum().clamp_min(1e-300))
+        divergence = self.network.kl()
+        value = self.network.step(_values(batch), batch.seen, weight, rate)
+        return float((divergence - value) / batch.total)
+
+    def finish(self, batch: Batch, generator: torch.Generator) -> None:
+        """Refine the posterior draws where unseen cells make those of the guide too narrow."""
+        self.refined = {}
+        if self.count and not self.network.fixed:
+            self.refined = augmented_draws(
+                self.network, _values(batch), batch.seen, batch.weight.double(), self.count,
+                self._here(generator),
+            )  # fmt: skip
+
+    # --- posterior ------------------------------------------------------------------------
+
+    def draw_globals(self, count: int, generator: torch.Generator) -> Draws | None:
+        """Draws of the exact posterior, or of the chain over the unseen cells."""
+        if not self.refined:
+            return self.network.posterior_draws(count, self._here(generator))
+        have = len(next(iter(self.refined.values())))
+        keep = torch.arange(count) * have // count if count < have else torch.arange(have)
+        return {name: value[keep] for name, value in self.refined.items()}
+
+    def point_globals(self) -> Draws:
+        """Posterior means of tables, coefficients and precisions."""
+        return {name: value[None] for name, value in self.network.point().items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Graph, counts, priors, groups and refined draws."""
+        return super().tensors() | {REFINED + k: v for k, v in self.refined.items()}
+
+    def load_tensors(self, values: dict[str, Tensor]) -> None:
+        """The inverse of `tensors`."""
+        refined = {k: v for k, v in values.items() if k.startswith(REFINED)}
+        super().load_tensors({k: v for k, v in values.items() if k not in refined})
+        self.refined = {k.removeprefix(REFINED): v for k, v in refined.items()}
+        self.network.check()
+
+    # --- exact answers --------------------------------------------------------------------
+
+    def exact_log_prob(self, batch: Batch, draws: Draws | None) -> Tensor:
+        """Predictive (n,) or, with draws, (S, n)."""
+        x, seen, net = _values(batch), batch.seen, self.network
+        if draws is not None:
+            count = len(next(iter(draws.values()))) if draws else 1
+            return torch.stack([
+                net.log_rows(x, seen, net.at({n: v[s] for n, v in draws.items()}))
+                for s in range(count)
+            ])  # fmt: skip
+        open_ = net.layout.hidden_inputs(seen)
+        if not bool(open_.any()):
+            return net.log_rows(x, seen, net.predictive())
+        out = x.new_zeros(len(x))
+        closed, rows = (~open_).nonzero()[:, 0], open_.nonzero()[:, 0]
+        out[closed] = net.log_rows(x[closed], seen[closed], net.predictive())
+        by_draw = self._by_draw(x[rows], seen[rows], net.predictives())
+        out[rows] = by_draw.logsumexp(0) - math.log(len(by_draw))
+        return out
+
+    def _by_draw(self, x: Tensor, seen: Tensor, draws: list[Values]) -> Tensor:
+        """Log density (S, n) at each draw of the regressions."""
+        return torch.stack([self.network.log_rows(x, seen, at) for at in draws])
+
+    def complete(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Unseen cells drawn exactly given the seen ones, from the predictive."""
+        x, seen, net = _values(batch), batch.seen, self.network
+        generator = self._here(generator)
+        open_ = net.layout.hidden_inputs(seen)
+        if not bool(open_.any()):
+            return net.complete(x, seen, net.predictive(), generator)
+        out = torch.zeros_like(x)
+        closed, rows = (~open_).nonzero()[:, 0], open_.nonzero()[:, 0]
+        out[closed] = net.complete(x[closed], seen[closed], net.predictive(), generator)
+        draws = net.predictives()
+        choice = pick(self._by_draw(x[rows], seen[rows], draws).softmax(0).T, generator)
+        for s in choice.unique().tolist():
+            some = rows[choice == s]
+            out[some] = net.complete(x[some], seen[some], draws[s], generator)
+        return out
+
+    def complete_at(self, batch: Batch, draw: Draws, generator: torch.Generator) -> Tensor:
+        """Unseen cells drawn exactly given the seen ones, at one draw of the globals."""
+        at = self.network.at({name: value[0] for name, value in draw.items()})
+        return self.network.complete(_values(batch), batch.seen, at, self._here(generator))
+
+    def conditionals(self, batch: Batch) -> Conditionals | None:
+        """Each unseen cell given the seen ones of its row, where that has a closed form."""
+        return conditionals_of(self.network, _values(batch), batch.seen, self.network.predictive())
+
+    # --- interventions ------------------------------------------------------------------
+
+    def after(self, settings: dict[int, float], schema: Schema) -> BayesianNetwork:
+        """The pair after some nodes are set, over a schema without their slots."""
+        found = BayesianNetwork(
+            schema, self.learner, self.sample_size, self.strength, self.dof, self.groups,
+            self.bins, self.count,
+        )  # fmt: skip
+        found.network = network_after(self.network, settings)
+        found.refined = draws_after(self.network, self.refined, settings)
+        return found
+
+    def _here(self, generator: torch.Generator) -> torch.Generator:
+        """A generator on this family's device: torch refuses another device's."""
+        device = self.network.edges.device
+        if generator.device.type == device.type:
+            return generator
+        seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+        return torch.Generator(device).manual_seed(seed)
+
+
+def _table_site(node: int, alpha: Tensor) -> Tensor:
+    """Tables of Dirichlet parameters (*parents, size)."""
+    table = dist.Dirichlet(alpha).to_event(alpha.dim() - 1)
+    found: Tensor = pyro.sample(f"probs_{node}", table)
+    return found
+
+
+def _line_sites(
+    node: int, shape: Tensor, rate: Tensor, centre: Tensor, pull: Tensor
+) -> dict[str, Tensor]:
+    """Precisions (c,) and coefficients (c, q) of a normal node."""
+    precision = pyro.sample(f"precision_{node}", dist.Gamma(shape, rate).to_event(1))
+    normal = dist.MultivariateNormal(centre, precision_matrix=pull * precision[..., None, None])
+    return {
+        f"precision_{node}": precision,
+        f"coefficients_{node}": pyro.sample(f"coefficients_{node}", normal.to_event(1)),
+    }
+
+
+def _values(batch: Batch) -> Tensor:
+    """The encoded values; zeros where there are none yet."""
+    if batch.x is None:
+        return torch.zeros(batch.seen.shape, dtype=torch.float64, device=batch.seen.device)
+    return batch.x.double()

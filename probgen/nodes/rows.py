@@ -1,0 +1,203 @@
+"""Log densities, draws and conditionals of rows under a network at given parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import ClassVar
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints
+
+from probgen.elimination.factors import Factor
+from probgen.elimination.states import draw
+from probgen.elimination.sums import log_sum
+from probgen.leaves import gamma_draws, pick
+from probgen.nodes.layout import Group, Layout, groups
+from probgen.nodes.regressions import T
+from probgen.nodes.sums import Integral, Parameters, Terms, cells_of, terms_of
+
+__all__ = ["RowNetwork", "complete_rows", "log_density", "posterior_table"]
+
+
+def log_density(
+    layout: Layout, codes: Tensor, values: Tensor, seen: Tensor, at: Parameters
+) -> Tensor:
+    """Log density (n,) of the seen cells of rows, all others summed and integrated out."""
+    places, found = [], []
+    for group in groups(layout, seen):
+        rows = group.rows
+        terms = terms_of(layout, group, codes[rows], values[rows], seen[rows], at)
+        value = terms.log_scale
+        if terms.factors:
+            value = value + log_sum(terms.factors, layout.states, len(rows))
+        places.append(rows)
+        found.append(value)
+    if not found:
+        return values.new_zeros(0)
+    return torch.cat(found)[torch.cat(places).argsort()]
+
+
+def posterior_table(terms: Terms, layout: Layout, n: int, scope: tuple[int, ...]) -> Tensor:
+    """p(scope | seen cells), (n, *sizes): 0 for rows of density 0."""
+    if not scope:
+        return terms.log_scale.new_ones(n)
+    log_p = log_sum(terms.factors, layout.states, n, scope)
+    flat = log_p.reshape(n, -1)
+    return torch.nan_to_num(flat.softmax(1)).reshape(log_p.shape)
+
+
+def complete_rows(
+    layout: Layout,
+    codes: Tensor,
+    values: Tensor,
+    seen: Tensor,
+    at: Parameters,
+    nameable: dict[int, int],
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Codes and values (n, d) with unseen nodes drawn given the seen ones of their row.
+
+    `nameable` holds the number of states of a node that may be drawn, the first ones, where
+    these are not all.
+    """
+    codes, values = codes.clone(), values.clone()
+    with torch.no_grad():
+        for group in groups(layout, seen):
+            rows = group.rows
+            own = codes[rows], values[rows], seen[rows]
+            found = _complete(layout, group, *own, at, nameable, generator)
+            codes[rows], values[rows] = found
+    return codes, values
+
+
+def _complete(
+    layout: Layout,
+    group: Group,
+    codes: Tensor,
+    values: Tensor,
+    seen: Tensor,
+    at: Parameters,
+    nameable: dict[int, int],
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    kept = layout.dag.ancestors(group.some)
+    terms = terms_of(layout, group, codes, values, seen, at)
+    factors = [*terms.factors, *_legal(layout, group, kept, nameable, seen)]
+    if any(factor.scope for factor in terms.factors):
+        for node, state in draw(factors, layout.states, len(codes), generator).items():
+            state = state.clamp_min(0)  # rows that are impossible have none
+            codes[:, node] = torch.where(seen[:, node], codes[:, node], state)
+    for part in terms.parts:
+        if isinstance(part, Integral):
+            _draw_hidden(layout, codes, values, part, generator)
+    for node in layout.dag.order:
+        if node in kept:
+            continue
+        if layout.sizes[node]:
+            table = at.tables[node]
+            parents = [codes[:, p] for p in layout.labels[node]]
+            axes = list(range(1, table.dim()))
+            weights = cells_of(table, axes, parents) if axes else table.expand(len(codes), -1)
+            codes[:, node] = pick(weights[:, : nameable.get(node)], generator)
+        else:
+            values[:, node] = _draw_normal(layout, codes, values, node, at, generator)
+    return codes, values
+
+
+def _legal(
+    layout: Layout,
+    group: Group,
+    kept: Iterable[int],
+    nameable: dict[int, int],
+    seen: Tensor,
+) -> list[Factor]:
+    """Factors that leave states without a name out of what is drawn."""
+    found = []
+    for node, count in nameable.items():
+        if node not in kept or node in group.fixed:
+            continue
+        good = torch.arange(layout.sizes[node], device=seen.device) < count
+        open_ = (good | seen[:, node, None]).to(torch.float64)
+        found.append(Factor((node,), open_, True))
+    return found
+
+
+def _draw_hidden(
+    layout: Layout, codes: Tensor, values: Tensor, part: Integral, generator: torch.Generator
+) -> None:
+    """Unseen normal nodes given the states of the discrete ones, jointly."""
+    row = torch.arange(len(codes), device=codes.device)
+    state = [codes[:, p] for p in part.scope]
+    mean, root = part.mean[(row, *state)], part.root[(part.kind, *state)]
+    noise = torch.randn(mean.shape, dtype=mean.dtype, device=mean.device, generator=generator)
+    step = torch.linalg.solve_triangular(root.mT, noise[..., None], upper=True)[..., 0]
+    values[:, list(part.hidden)] = mean + step
+
+
+def _draw_normal(
+    layout: Layout,
+    codes: Tensor,
+    values: Tensor,
+    node: int,
+    at: Parameters,
+    generator: torch.Generator,
+) -> Tensor:
+    """A normal node without seen descendants, given its parents."""
+    config = torch.zeros(len(codes), dtype=torch.int64, device=codes.device)
+    for p in layout.labels[node]:
+        config = config * layout.sizes[p] + codes[:, p]
+    r = values[:, list(layout.inputs[node])]
+    noise = torch.randn(len(r), dtype=r.dtype, device=r.device, generator=generator)
+    own = at.normals[node]
+    if isinstance(own, T):
+        middle, scale, dof = own.at(config, torch.cat([torch.ones_like(r[:, :1]), r], 1)
+                                    if r.shape[1] else r.new_ones(len(r), 1))  # fmt: skip
+        return middle + scale * noise / (2 * gamma_draws(dof / 2, generator) / dof).sqrt()
+    precision = own.quadratic[config, 0, 0]
+    middle = own.linear[config, 0] - (own.quadratic[config, 0, 1:] * r).sum(-1)
+    return middle / precision + noise / precision.sqrt()
+
+
+class RowNetwork(TorchDistribution):
+    """All slots of n rows as one site of the pair.
+
+    Parameters
+    ----------
+    log_rows : callable
+        Log density (n,) of rows x (n, d) of which cells are seen (n, d).
+    new_rows : callable
+        Draws that many rows (n, d).
+    seen : Tensor (n, d) of bool
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    support = constraints.real_vector
+    #: unseen cells are summed out here: `Batch.observe` need not mask rows
+    skips_unseen = True
+
+    def __init__(
+        self,
+        log_rows: Callable[[Tensor, Tensor], Tensor],
+        new_rows: Callable[[int], Tensor],
+        seen: Tensor,
+    ) -> None:
+        self.log_rows, self.new_rows, self.seen = log_rows, new_rows, seen
+        super().__init__(torch.Size([len(seen)]), torch.Size([seen.shape[1]]), validate_args=False)
+
+    def expand(self, batch_shape: torch.Size, _instance: object = None) -> RowNetwork:
+        """Itself: rows cannot be repeated."""
+        if torch.Size(batch_shape) != self.batch_shape:
+            raise ValueError(f"rows {tuple(self.batch_shape)} cannot become {tuple(batch_shape)}")
+        return self
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log density (n,) of the seen cells."""
+        return self.log_rows(value, self.seen)
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's
+        """New rows (*sample_shape, n, d)."""
+        shape = torch.Size(sample_shape) + self.shape()
+        count = shape[:-1].numel()
+        return self.new_rows(count).view(shape)
