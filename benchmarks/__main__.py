@@ -37,6 +37,7 @@ BENCHMARKS = {
     "mnist": True,
     "adbench": True,
     "compare": True,
+    "network_inference": True,
 }
 
 

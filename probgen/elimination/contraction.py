@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from probgen.elimination.factors import Factor
+from probgen.elimination.factors import Factor, safe_log
 from probgen.elimination.plans import Plan, Step
 
 __all__ = ["LINEAR", "LOG", "MAXIMUM", "Ring", "Slots", "beliefs", "chunks", "finish", "held",
-           "prepare", "walk", "wide"]  # fmt: skip
+           "log_plus", "prepare", "walk", "wide"]  # fmt: skip
 
 #: the tensor of each slot: (*sizes, rows), or (*sizes, 1) where all rows share it
 Slots = list[Tensor | None]
@@ -27,8 +27,15 @@ class Ring:
     plus: Callable[[Tensor, tuple[int, ...]], Tensor]
 
 
+def log_plus(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """`logsumexp` whose gradient is 0, not NaN, where all are -inf."""
+    top = x.detach().amax(axes, keepdim=True)
+    top = torch.where(top > -math.inf, top, 0.0)
+    return safe_log((x - top).exp().sum(axes)) + top.squeeze(axes)
+
+
 LINEAR = Ring(torch.mul, torch.sum)
-LOG = Ring(torch.add, torch.logsumexp)
+LOG = Ring(torch.add, log_plus)
 MAXIMUM = Ring(torch.add, torch.amax)
 
 

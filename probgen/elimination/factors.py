@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-__all__ = ["Factor", "evidence", "safe_log", "sliced"]
+__all__ = ["Cut", "Factor", "cuts", "evidence", "flat", "radix", "safe_log", "sliced", "taken"]
 
 
 @dataclass(frozen=True)
@@ -109,38 +109,86 @@ def sliced(
         tables.
     """
     found, logs = [], []
-    for node in range(len(parents)) if keep is None else keep:
-        family, table = (node, *parents[node]), tables[node]
-        hidden = [axis for axis, v in enumerate(family) if not seen[v]]
-        given = [axis for axis, v in enumerate(family) if seen[v]]
-        scope = tuple(family[axis] for axis in hidden)
-        if not given:
-            found.append(Factor(scope, table, False, bounded=True))
+    indices: dict[tuple[int, ...], Tensor] = {}
+    for one in cuts(parents, seen, range(len(parents)) if keep is None else keep):
+        table = tables[one.node]
+        if not one.given:
+            found.append(Factor(one.scope, table, False, bounded=True))
             continue
-        index = radix(codes, [family[axis] for axis in given], [table.shape[a] for a in given])
-        if not hidden:
-            logs.append(safe_log(table).flatten().gather(0, index))
+        index = indices.get(one.given)
+        if index is None:
+            sizes = [table.shape[axis] for axis in one.axes[len(one.scope) :]]
+            index = indices[one.given] = radix(codes, one.given, sizes)
+        if not one.scope:
+            logs.append(safe_log(table).permute(one.axes).flatten().gather(0, index))
             continue
-        values = cut(table.permute(*hidden, *given), len(hidden), index)
-        found.append(Factor(scope, values.movedim(-1, 0), True, bounded=True))
+        values = taken(flat(table, one), index).view(*(table.shape[a] for a in one.hidden), -1)
+        found.append(Factor(one.scope, values.movedim(-1, 0), True, bounded=True))
     if logs:
-        one = torch.ones((), dtype=logs[0].dtype, device=logs[0].device)
-        found.append(Factor((), one, False, sum(logs[1:], logs[0]), True))
+        unit = torch.ones((), dtype=logs[0].dtype, device=logs[0].device)
+        found.append(Factor((), unit, False, sum(logs[1:], logs[0]), True))
     return found
 
 
-def cut(table: Tensor, hidden: int, index: Tensor) -> Tensor:
-    """The table's first `hidden` axes at each row's code of the others: (*sizes, n).
+@dataclass(frozen=True)
+class Cut:
+    """How a node's table is cut at seen variables.
+
+    Parameters
+    ----------
+    node : int
+        The node.
+    scope : tuple of int
+        The hidden variables of its family.
+    given : tuple of int
+        The seen ones.
+    axes : tuple of int
+        The table's axes: those of the hidden variables, then those of the seen ones.
+    """
+
+    node: int
+    scope: tuple[int, ...]
+    given: tuple[int, ...]
+    axes: tuple[int, ...]
+
+    @property
+    def hidden(self) -> tuple[int, ...]:
+        """The axes of hidden variables."""
+        return self.axes[: len(self.scope)]
+
+
+def cuts(
+    parents: Sequence[Sequence[int]], seen: Sequence[bool], keep: Iterable[int]
+) -> Iterator[Cut]:
+    """How the table of each node in `keep` is cut."""
+    for node in keep:
+        family = (node, *parents[node])
+        axes = sorted(range(len(family)), key=lambda axis: seen[family[axis]])
+        scope = tuple(v for v in family if not seen[v])
+        yield Cut(node, scope, tuple(v for v in family if seen[v]), tuple(axes))
+
+
+def flat(table: Tensor, one: Cut) -> Tensor:
+    """The table as a matrix: states of its hidden variables by states of its seen ones."""
+    cells = math.prod(table.shape[axis] for axis in one.hidden)
+    return table.permute(one.axes).reshape(cells, -1)
+
+
+def taken(matrix: Tensor, index: Tensor) -> Tensor:
+    """The column of each row's code: (cells, n).
 
     The rows come last in memory: what follows works on whole rows of rows. `gather`, whose
     gradient is a `scatter_add`, as that of `index_select` takes a call a row.
     """
-    sizes = table.shape[:hidden]
-    flat = table.reshape(math.prod(sizes), -1)
-    return flat.gather(1, index.expand(len(flat), -1)).view(*sizes, -1)
+    return matrix.gather(1, index.expand(len(matrix), -1))
 
 
-def evidence(codes: Tensor, sizes: Sequence[int], columns: Iterable[int]) -> list[Factor]:
+def evidence(
+    codes: Tensor,
+    sizes: Sequence[int],
+    columns: Iterable[int],
+    dtype: torch.dtype = torch.float64,
+) -> list[Factor]:
     """Indicators of columns that are seen in some rows only: by them one plan serves all rows.
 
     Parameters
@@ -151,6 +199,8 @@ def evidence(codes: Tensor, sizes: Sequence[int], columns: Iterable[int]) -> lis
         States of each variable.
     columns : iterable of int
         The columns.
+    dtype : torch.dtype
+        Of the values.
 
     Returns
     -------
@@ -161,6 +211,6 @@ def evidence(codes: Tensor, sizes: Sequence[int], columns: Iterable[int]) -> lis
     for column in columns:
         code = codes[:, column]
         states = torch.arange(sizes[column], device=codes.device)[:, None]
-        values = ((states == code) | (code < 0)).to(torch.float64)
+        values = ((states == code) | (code < 0)).to(dtype)
         found.append(Factor((column,), values.movedim(-1, 0), True, bounded=True))
     return found

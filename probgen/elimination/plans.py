@@ -15,11 +15,10 @@ __all__ = ["LIMIT", "Plan", "Step", "plan"]
 #: most bytes that one row may take
 LIMIT = 2 * 1024**3
 #: bytes of the widest intermediate of a chunk of rows
-WIDEST = 8 * 1024**2
+WIDEST = 2 * 1024**2
 BYTES = 8
-#: an order as narrow as this is good enough: no further orders are tried
-NARROW = 10_000
-ORDERS = 24
+#: (cells, orders): up to how many cells so many orders are tried; a wide one is worth a search
+EFFORT = ((10**4, 2), (10**6, 6), (math.inf, 48))
 
 Scope = tuple[int, ...]
 
@@ -129,6 +128,7 @@ def plan(
     batched: tuple[bool, ...],
     sizes: tuple[int, ...],
     out: tuple[int, ...] = (),
+    hasty: bool = False,
 ) -> Plan:
     """The best of several plans that sum the product of factors over all variables not in `out`.
 
@@ -146,6 +146,8 @@ def plan(
         The states of each variable.
     out : tuple of int
         The variables that stay, in the order of the answer's axes.
+    hasty : bool
+        Two orders only, to know about what it costs.
 
     Examples
     --------
@@ -159,17 +161,23 @@ def plan(
     present = {v for scope in scopes for v in scope}
     hidden = sorted(present - set(out))
     best: Plan | None = None
-    for trial in range(ORDERS):
+    for trial in range(2 if hasty else EFFORT[-1][1]):
+        if best is not None and trial >= _effort(best):
+            break
         chance = random.Random(trial) if trial > 1 else None
         cost = (_weight, _fill)[trial % 2]
         order = _order(masks, hidden, out, sizes, cost, chance)
         found = _steps(scopes, batched, sizes, order, out)
         if best is None or _rank(found) < _rank(best):
             best = found
-        if trial >= 1 and best.cells + best.shared_bytes // BYTES <= NARROW:
-            break
     assert best is not None
     return best
+
+
+def _effort(best: Plan) -> int:
+    """How many orders to try, by the cells of the best so far."""
+    cells = best.cells + best.shared_bytes // BYTES
+    return next(orders for most, orders in EFFORT if cells <= most)
 
 
 def _rank(found: Plan) -> tuple[int, int]:

@@ -10,7 +10,7 @@ __all__ = ["requisite"]
 
 
 def requisite(
-    dag: Dag, variables: Collection[int], seen: Collection[int]
+    dag: Dag, variables: Collection[int], seen: Collection[int], mixed: Collection[int] = ()
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """What is needed for the joint posterior of some hidden variables given the seen ones.
 
@@ -26,13 +26,15 @@ def requisite(
         The variables asked for.
     seen : collection of int
         The variables that are seen.
+    mixed : collection of int
+        Variables that are seen in some rows only: the ball passes through them and comes back.
 
     Returns
     -------
     tables : tuple of int
         The nodes whose tables are needed, in ascending order.
     evidence : tuple of int
-        The seen nodes whose states are needed, in ascending order.
+        The seen and mixed nodes whose states are needed, in ascending order.
 
     Examples
     --------
@@ -41,7 +43,7 @@ def requisite(
     >>> requisite(Dag.of(4, [(0, 1), (1, 2), (2, 3)]), [2], [1])
     ((2,), (1,))
     """
-    given = set(seen)
+    given, partly = set(seen), set(mixed)
     top: set[int] = set()
     bottom: set[int] = set()
     visited: set[int] = set()
@@ -51,10 +53,10 @@ def requisite(
         visited.add(node)
         hidden = node not in given
         # up from a child through a hidden node, or back from a seen node hit from a parent
-        if hidden == from_child and node not in top:
+        if (hidden == from_child or node in partly) and node not in top:
             top.add(node)
             waiting += [(parent, True) for parent in dag.parents[node]]
         if hidden and node not in bottom:
             bottom.add(node)
             waiting += [(child, False) for child in dag.children[node]]
-    return tuple(sorted(top)), tuple(sorted(visited & given))
+    return tuple(sorted(top)), tuple(sorted(visited & (given | partly)))

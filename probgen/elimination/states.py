@@ -22,9 +22,9 @@ from probgen.elimination.contraction import (
 )
 from probgen.elimination.factors import Factor, safe_log
 from probgen.elimination.plans import LIMIT, Plan
-from probgen.elimination.sums import below, in_logs, planned, scaled
+from probgen.elimination.sums import below, in_logs, like, planned, scaled
 
-__all__ = ["draw", "drawn", "maximise"]
+__all__ = ["draw", "drawn", "inverse", "maximise"]
 
 States = dict[int, Tensor]
 #: from the weights (size, rows) of a variable's states, its number and the rows: states (rows,)
@@ -67,7 +67,7 @@ def maximise(
     """
     variables = sorted({v for factor in factors for v in factor.scope})
     kept, scale = scaled(factors)
-    value = torch.zeros(n, dtype=torch.float64)
+    value = torch.zeros(n, **like(factors))
     states: States = {}
     if kept and n:
         path = planned(kept, sizes, (), limit, kept=True)
@@ -123,18 +123,21 @@ def draw(
     (True, True)
     """
     uniform = torch.rand(n, len(sizes), dtype=torch.float64, generator=generator)
-    return drawn(factors, sizes, uniform, limit)
+    return drawn(factors, sizes, uniform, limit)[0]
 
 
 def drawn(
     factors: Sequence[Factor], sizes: Sequence[int], uniform: Tensor, limit: int = LIMIT
-) -> States:
-    """`draw` with given numbers (n, d), uniform on [0, 1), of each row and variable."""
+) -> tuple[States, Tensor]:
+    """`draw` with given numbers (n, d), uniform on [0, 1), of each row and variable.
+
+    Also returns whether each row (n,) is possible.
+    """
     variables = sorted({v for factor in factors for v in factor.scope})
     kept, scale = scaled(factors)
     n = len(uniform)
     states: States = {}
-    possible = torch.ones(n, dtype=torch.bool)
+    possible = torch.ones(n, dtype=torch.bool, device=uniform.device)
     if kept and n:
         uniform = uniform.to(kept[0].values)
         path = planned(kept, sizes, (), limit, kept=True)
@@ -149,26 +152,31 @@ def drawn(
             possible = possible.index_copy(0, rows, (top > -math.inf).expand(len(rows)))
     if scale is not None:
         possible = possible.to(scale.device) & (scale > -math.inf)
-    return _possible(states, variables, possible)
+    return _possible(states, variables, possible), possible
+
+
+def inverse(weights: Tensor, uniform: Tensor) -> Tensor:
+    """The state at which cumulative weights (size, rows) pass the uniform numbers (rows,)."""
+    steps = weights.cumsum(0)
+    passed = (steps <= uniform * steps[-1]).sum(0)
+    # never a state of weight 0 at the end, should the product be rounded up
+    return torch.minimum(passed, (steps < steps[-1]).sum(0))
 
 
 def _inverse(uniform: Tensor, ring: Ring) -> Choose:
-    """Choose the state at which the cumulative weights pass the row's uniform number."""
+    """Choose by `inverse`, from weights or their logarithms."""
 
     def choose(weights: Tensor, v: int, rows: slice) -> Tensor:
         if ring is LOG:
             top = weights.amax(0)
             weights = (weights - torch.where(top > -math.inf, top, 0.0)).exp()
-        steps = weights.cumsum(0)
-        passed = (steps <= uniform[rows, v] * steps[-1]).sum(0)
-        # never a state of weight 0 at the end, should the product be rounded up
-        return torch.minimum(passed, (steps < steps[-1]).sum(0))
+        return inverse(weights, uniform[rows, v])
 
     return choose
 
 
 def _possible(states: States, variables: Iterable[int], possible: Tensor) -> States:
-    """States of all variables; -1 in rows that are impossible, 0 where there is one state only."""
+    """States of all variables; -1 in rows that are impossible."""
     return {v: states[v].masked_fill(~possible, -1) for v in variables}
 
 

@@ -9,27 +9,33 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from probgen.elimination.contraction import (
     LINEAR,
     LOG,
     Ring,
+    Slots,
     beliefs,
     chunks,
     finish,
     held,
+    log_plus,
     prepare,
     walk,
 )
 from probgen.elimination.factors import Factor, safe_log
 from probgen.elimination.plans import LIMIT, Plan, plan
 
-__all__ = ["below", "in_logs", "log_sum", "marginals", "planned", "scaled"]
+__all__ = ["below", "in_logs", "like", "log_sum", "marginals", "planned", "scaled"]
 
 #: A row whose sum is below the smallest number to this power (1e-200 in float64) is done again on
 #: logarithms. With factors of at most 1, what underflow loses is below the smallest number times
 #: the number of states.
 FLOOR = 0.65
+#: Bytes that may be kept for a gradient. Where it takes more, each chunk is done again on the way
+#: back, so that memory does not grow with the rows.
+RETAINED = LIMIT // 4
 
 
 def log_sum(
@@ -73,22 +79,25 @@ def log_sum(
     >>> log_sum([prior, rows], [2], 2).exp()
     tensor([1.0000, 0.7500])
     """
-    factors, scale = scaled(factors)
-    found = _log_sum(factors, sizes, n, out, limit)
+    kept, scale = scaled(factors)
+    if not kept or not n:
+        found = torch.zeros(n, *(sizes[v] for v in out), **like(factors))
+    else:
+        found = _log_sum(kept, sizes, n, out, limit)
     if scale is None:
         return found
     return found + scale.reshape(-1, *[1] * len(out))
 
 
 def scaled(factors: Sequence[Factor]) -> tuple[list[Factor], Tensor | None]:
-    """Factors of at most 1, and the sum of their log scales."""
-    bounded = [factor.scaled() for factor in factors]
+    """Factors of at most 1 that have variables, and the sum (n,) or () of all log scales."""
+    bounded = [factor.scaled() if factor.scope else factor for factor in factors]
     scales = [f.log_scale for f in bounded if f.log_scale is not None]
-    kept = [f for f in bounded if f.scope or f.log_scale is None]
-    return kept, sum(scales[1:], scales[0]) if scales else None
+    scales += [safe_log(f.values) for f in bounded if not f.scope]
+    return [f for f in bounded if f.scope], sum(scales[1:], scales[0]) if scales else None
 
 
-def _like(factors: Sequence[Factor]) -> dict[str, Any]:
+def like(factors: Sequence[Factor]) -> dict[str, Any]:
     """The type and device of answers."""
     if not factors:
         return {"dtype": torch.float64}
@@ -112,8 +121,6 @@ def planned(
 def _log_sum(
     factors: Sequence[Factor], sizes: Sequence[int], n: int, out: tuple[int, ...], limit: int
 ) -> Tensor:
-    if not factors or not n:
-        return torch.zeros(n, *(sizes[v] for v in out), **_like(factors))
     path = planned(factors, sizes, out, limit)
     z = _last(path, factors, n, LINEAR)
     logs, small = safe_log(z), below(z)
@@ -129,10 +136,23 @@ def _last(path: Plan, factors: Sequence[Factor], n: int, ring: Ring) -> Tensor:
     slots = prepare(path, factors)
     walk(path, slots, ring, batched=False)
     parts = []
+    traced = torch.is_grad_enabled() and any(f.values.requires_grad for f in factors)
+    heavy = traced and n * path.kept_bytes > RETAINED
     for _, part in chunks(path, slots, n):
-        walk(path, part, ring, batched=True)
-        parts.append(held(part, path.last))
+        if heavy:
+            parts.append(checkpoint(
+                _chunk, path, part, ring, use_reentrant=False, preserve_rng_state=False
+            ))  # fmt: skip
+        else:
+            parts.append(_chunk(path, part, ring))
     return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+
+def _chunk(path: Plan, slots: Slots, ring: Ring) -> Tensor:
+    """The answer of a chunk of rows; the slots stay as they are."""
+    slots = list(slots)
+    walk(path, slots, ring, batched=True)
+    return held(slots, path.last)
 
 
 def below(z: Tensor) -> Tensor:
@@ -186,33 +206,33 @@ def marginals(
     tensor([[0.2500, 0.7500],
             [0.0000, 0.0000]])
     """
-    like = _like(factors)
+    kind = like(factors)
     if not n:
-        return {v: torch.zeros(0, sizes[v], **like) for v in variables}
-    factors, scale = scaled(factors)
-    path = planned(factors, sizes, (), limit, kept=True) if factors else None
+        return {v: torch.zeros(0, sizes[v], **kind) for v in variables}
+    kept, scale = scaled(factors)
     found = {}
-    if path is not None:
-        joint, z = _beliefs(path, factors, n, variables, LINEAR)
+    if kept:
+        path = planned(kept, sizes, (), limit, kept=True)
+        joint, z = _beliefs(path, kept, n, variables, LINEAR)
         small = below(z)
         found = {v: x / x.sum(0).masked_fill(small, 1.0) for v, x in joint.items()}
         if bool(small.any()):
             rows = small.nonzero()[:, 0]
-            logs, _ = _beliefs(path, in_logs(factors, rows), len(rows), variables, LOG)
+            logs, _ = _beliefs(path, in_logs(kept, rows), len(rows), variables, LOG)
             for v, x in logs.items():
                 found[v] = found[v].index_copy(-1, rows, _softmax(x))
-    free = {v: torch.full((sizes[v], 1), 1 / sizes[v], **like) for v in variables}
+    free = {v: torch.full((sizes[v], 1), 1 / sizes[v], **kind) for v in variables}
     every = {v: found.get(v, free[v]).expand(-1, n).movedim(-1, 0) for v in variables}
     if scale is None:
         return every
-    impossible = (scale.detach() == -math.inf)[:, None]
+    impossible = (scale.detach() == -math.inf).reshape(-1, 1)
     return {v: x.masked_fill(impossible, 0.0) for v, x in every.items()}
 
 
 def _softmax(logs: Tensor) -> Tensor:
     """Posterior (size, n) from logarithms: 0 throughout where all are -inf."""
-    top = logs.amax(0)
-    return (logs - torch.where(top > -math.inf, torch.logsumexp(logs, 0), 0.0)).exp()
+    total = log_plus(logs, (0,))
+    return (logs - torch.where(total > -math.inf, total, 0.0)).exp()
 
 
 def _beliefs(
