@@ -300,12 +300,12 @@ class Causal(Density):
                 at = member.network.at({name: value[s] for name, value in own.items()})
                 x = member.network.complete(encoded_of(batch), batch.seen, at, generator)
                 parts.append(counterfactual_rows(member.network, x, at, chosen, noise, generator))
-        x = torch.stack(parts, 1).flatten(0, 1).cpu().numpy()
+        rows = torch.stack(parts, 1).flatten(0, 1).cpu().numpy()
         turn = np.tile(np.arange(draws), len(encoded.index))
         index = pd.MultiIndex.from_arrays(
             [encoded.index.repeat(draws), turn], names=[encoded.index.name, "draw"]
         )
-        return self._decode(x, index)
+        return self._decode(rows, index)
 
     def most_probable(
         self, table: Any, unseen: Unseen = "error", extra: Extra = "error"

@@ -134,14 +134,15 @@ class BayesianNetwork(Family):
 
     def update(self, batch: Batch, rate: float) -> float:
         """One step of (variational) expectation maximisation; the loss before it."""
-        weight = batch.weight.double()
-        weight = weight * (batch.total / weight.sum().clamp_min(1e-300))
+        # a batch stands for the whole table
+        factor = batch.total / float(batch.weight.sum().clamp_min(1e-300))
         divergence = self.network.kl()
-        value = self.network.step(_values(batch), batch.seen, weight, rate)
+        value = self.network.step(_values(batch), batch.seen, batch.weight, factor, rate)
         return float((divergence - value) / batch.total)
 
     def finish(self, batch: Batch, generator: torch.Generator) -> None:
         """Refine the posterior draws where unseen cells make those of the guide too narrow."""
+        self.network.forget()
         self.refined = {}
         if self.count and not self.network.fixed:
             self.refined = augmented_draws(

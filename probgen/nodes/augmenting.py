@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from probgen.nodes.network import Draw, Network
-from probgen.nodes.statistics import Statistics, expected_statistics
+from probgen.nodes.statistics import Statistics
+from probgen.nodes.training import settled_statistics
 
 __all__ = ["augmented_draws"]
 
@@ -65,7 +66,5 @@ def augmented_draws(
 
 
 def _statistics(network: Network, x: Tensor, known: Tensor, weight: Tensor) -> Statistics:
-    """Counts and moments of rows that show all that matters: at any parameters the same."""
-    codes, values = network.split(x, known)
-    at, _ = network.expected()
-    return expected_statistics(network.layout, codes, values, known, weight, at)
+    """Counts and moments of rows that show all that matters."""
+    return settled_statistics(network.layout, *network.split(x, known), known, weight)

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from probgen.graphs.dag import Dag
 from probgen.graphs.nodes import NodeRows
-from probgen.nodes.layout import mixed_radix
 from probgen.nodes.network import Network
 from probgen.nodes.tables import best_sample_size
+from probgen.nodes.training import seen_moments, seen_table
 
 __all__ = ["Learner", "begin"]
 
@@ -61,6 +61,7 @@ def begin(
         own = seen[:, i]
         most = groups if network.group(i).whole else bins or groups
         network.group(i).lay(x[own, i], weight[own], most)
+    network.refresh()
     codes, values = network.split(x, seen)
     sizes = network.layout.sizes
     _guess(codes, values, seen, sizes, network.nameable, rng)
@@ -107,16 +108,16 @@ def _lay(
 ) -> None:
     layout, sizes = network.layout, network.layout.sizes
     named = [network.nameable.get(i, size) for i, size in enumerate(sizes)]
+    every = bool(known.all())
+
+    def rows(node: int) -> Tensor | slice:
+        family = [node, *layout.dag.parents[node]]
+        return slice(None) if every else known[:, family].all(1).nonzero()[:, 0]
+
     counts, cells = {}, {}
     for i in layout.discrete:
-        family = [i, *layout.labels[i]]
-        rows = known[:, family].all(1)
-        shape = [sizes[v] for v in family]
-        cell = mixed_radix([codes[rows, v] for v in family], shape)
-        assert isinstance(cell, Tensor)  # noqa: S101 - a table has an axis
-        size = int(np.prod(shape))
-        counts[i] = weight.new_zeros(size).index_add(0, cell, weight[rows]).view(shape)
-        cells[i] = int(np.prod([named[v] for v in family]))
+        counts[i] = seen_table(layout, codes, weight, i, rows(i))
+        cells[i] = int(np.prod([named[v] for v in (i, *layout.labels[i])]))
     if sample_size is None:
         part = [
             (counts[i][tuple(slice(named[v]) for v in (i, *layout.labels[i]))]
@@ -128,27 +129,9 @@ def _lay(
         network.table(i).lay(counts[i].flatten(1) if counts[i].dim() > 1 else counts[i][:, None],
                              cells[i], sample_size)  # fmt: skip
     for i in layout.normal:
-        family = [i, *layout.dag.parents[i]]
-        rows = known[:, family].all(1)
-        moments = _moments(network, codes[rows], values[rows], weight[rows], i)
+        moments = seen_moments(layout, codes, values, weight, i, rows(i))
         network.regression(i).lay(moments, strength, dof)
         network.regression(i).take(moments)
     for i in network.grouped:
-        rows = known[:, i]
-        network.group(i).learn(values[rows, i], weight[rows], 1.0, FIRST)
-
-
-def _moments(network: Network, codes: Tensor, values: Tensor, weight: Tensor, node: int) -> Tensor:
-    """Weighted products of (1, r, y) by configuration (c, q + 1, q + 1)."""
-    layout = network.layout
-    z = torch.cat([
-        torch.ones_like(weight)[:, None], values[:, list(layout.inputs[node])],
-        values[:, node, None],
-    ], 1)  # fmt: skip
-    square = weight[:, None, None] * z[:, :, None] * z[:, None, :]
-    labels = layout.labels[node]
-    config = mixed_radix([codes[:, p] for p in labels], [layout.sizes[p] for p in labels])
-    if not isinstance(config, Tensor):
-        config = torch.zeros(len(z), dtype=torch.int64, device=z.device)
-    found = z.new_zeros(layout.configurations(node), z.shape[1], z.shape[1])
-    return found.index_add(0, config, square)
+        seen = known[:, i]
+        network.group(i).learn(values[seen, i], weight[seen], 1.0, FIRST)

@@ -13,9 +13,10 @@ from probgen.nodes.groups import GroupNode
 from probgen.nodes.layout import Layout
 from probgen.nodes.regressions import Line, RegressionNode, potential_of
 from probgen.nodes.rows import complete_rows, log_density
-from probgen.nodes.statistics import Statistics, expected_statistics
+from probgen.nodes.statistics import Statistics
 from probgen.nodes.sums import Parameters
 from probgen.nodes.tables import TableNode
+from probgen.nodes.training import TrainingRows
 
 __all__ = ["Network", "Values"]
 
@@ -55,20 +56,24 @@ class Network(nn.Module):
                 self.values[str(i)] = GroupNode(whole=slot.kind == "count")
             discrete = grouped or slot.kind == "category"
             self.nodes[str(i)] = TableNode() if discrete else RegressionNode()
-        self._known: tuple[Tensor, tuple[int, ...], Layout] | None = None
+        self._rows: TrainingRows | None = None
+        self._layout: Layout | None = None
 
     @property
     def layout(self) -> Layout:
         """The graph and the sizes of its nodes."""
-        sizes = tuple(self._sizes())
-        if self._known is None or self._known[0] is not self.edges or self._known[1] != sizes:
+        if self._layout is None:
             ranks = self.edges.cpu()
             parents = []
             for child in range(len(ranks)):
                 own = ranks[:, child].nonzero()[:, 0].tolist()
                 parents.append(tuple(p for _, p in sorted((int(ranks[p, child]), p) for p in own)))
-            self._known = self.edges, sizes, Layout(Dag(tuple(parents)), sizes)
-        return self._known[2]
+            self._layout = Layout(Dag(tuple(parents)), tuple(self._sizes()))
+        return self._layout
+
+    def refresh(self) -> None:
+        """Read graph and sizes anew: something that they follow from was changed."""
+        self._layout = None
 
     def _sizes(self) -> list[int]:
         sizes = []
@@ -124,6 +129,7 @@ class Network(nn.Module):
             for rank, parent in enumerate(own):
                 edges[parent, child] = rank + 1
         self.edges = edges
+        self.refresh()
 
     def set_tables(self, dag: Dag, tables: Sequence[Tensor]) -> None:
         """Take a graph and its tables (size, *parent sizes) as known."""
@@ -132,6 +138,7 @@ class Network(nn.Module):
             own = self.table(i)
             own.given = table.double().reshape(len(table), -1).to(self.edges.device)
             own.counts = torch.zeros_like(own.given)
+        self.refresh()
 
     def _shaped(self, node: int, table: Tensor) -> Tensor:
         """A table (..., size, c) as (..., size, *parent sizes)."""
@@ -147,6 +154,7 @@ class Network(nn.Module):
 
     def check(self) -> None:
         """Raise ValueError unless the graph and the shapes of all parameters fit together."""
+        self.refresh()
         layout = self.layout  # a graph with a cycle is refused here
         for i in layout.discrete:
             shape = (layout.sizes[i], layout.configurations(i))
@@ -226,17 +234,27 @@ class Network(nn.Module):
         for i, moments in found.moments.items():
             self.regression(i).take(self.regression(i).moments.lerp(moments, rate))
 
-    def step(self, x: Tensor, seen: Tensor, weight: Tensor, rate: float) -> Tensor:
-        """Move towards what rows x (n, d) say; their weighted expected log density before."""
+    def step(self, x: Tensor, seen: Tensor, weight: Tensor, factor: float, rate: float) -> Tensor:
+        """Move towards what rows x (n, d) say; their weighted expected log density before.
+
+        Weights (n,) count `factor` times.
+        """
+        source = x, seen, weight
+        if self._rows is None or not self._rows.fits(source):
+            self._rows = TrainingRows.of(self.layout, *self.split(x, seen), source)
         at, shapes = self.expected()
-        codes, values = self.split(x, seen)
-        found = expected_statistics(self.layout, codes, values, seen, weight, at)
-        inside = weight @ self.log_shapes(x, seen, shapes)
+        found = self._rows.statistics(self.layout, at, factor)
+        total = found.value
         for i in self.grouped:
-            rows = seen[:, i]
-            self.group(i).learn(x[rows, i], weight[rows], rate, STEPS if rate == 1 else 1)
+            rows, own = seen[:, i], factor * weight[seen[:, i]].double()
+            total = total + own @ self.group(i).log_prob(x[rows, i], shapes[i])
+            self.group(i).learn(x[rows, i], own, rate, STEPS if rate == 1 else 1)
         self.blend(found, rate)
-        return found.value + inside
+        return total
+
+    def forget(self) -> None:
+        """Drop what was kept of the training rows."""
+        self._rows = None
 
     def kl(self) -> Tensor:
         """KL(guide || prior) over all globals, nats."""
@@ -276,13 +294,14 @@ class Network(nn.Module):
 
     def split(self, x: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
         """Codes and values (n, d) of the nodes of rows x (n, d); codes are 0 where unseen."""
-        codes = torch.zeros(x.shape, dtype=torch.int64, device=x.device)
+        # column by column in memory: that is how codes are read
+        codes = torch.where(seen, x, 0.0).T.long().contiguous().T
         for i in range(x.shape[1]):
             if str(i) in self.values:
-                codes[:, i] = self.group(i).code(x[:, i])
-            elif not self.is_normal(i):
-                codes[:, i] = x[:, i].long()
-        return torch.where(seen, codes, 0), x
+                codes[:, i] = torch.where(seen[:, i], self.group(i).code(x[:, i]), 0)
+            elif self.is_normal(i):
+                codes[:, i] = 0
+        return codes, x
 
     def log_shapes(self, x: Tensor, seen: Tensor, shapes: dict[int, Tensor]) -> Tensor:
         """Log density (n,) of seen values inside their groups."""

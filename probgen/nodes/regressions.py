@@ -65,7 +65,7 @@ class T(NamedTuple):
         while r.dim() <= config.dim():
             r = r[:, None]
         middle = (self.coefficients[config] * r).sum(-1)
-        lever = torch.einsum("...i,...ij,...j->...", r, self.shape[config], r)
+        lever = ((self.shape[config] @ r[..., None])[..., 0] * r).sum(-1)
         return middle, (self.scale2[config] * (1 + lever)).sqrt(), self.dof[config]
 
     def log_prob(self, y: Tensor, config: Tensor, r: Tensor) -> Tensor:

@@ -94,7 +94,8 @@ def _add_seen(
     if len(into) * len(z) <= shares.numel() * 4 or len(into) <= 64:
         # a weight for each configuration: products of whole matrices instead of one a row
         spread = z.new_zeros(len(z), len(into)).scatter_add_(1, configs, shares)
-        into += torch.einsum("nc,ni,nj->cij", spread, z, z)
+        square = (z[:, :, None] * z[:, None, :]).flatten(1)
+        into += (spread.mT @ square).view_as(into)
         return
     square = z[:, :, None] * z[:, None, :]
     for k in range(shares.shape[1]):

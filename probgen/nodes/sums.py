@@ -213,7 +213,8 @@ def _direct(
         design = torch.cat([torch.ones_like(y)[:, None], r], 1)
         return Direct(node, scope, own.log_prob(y, config, design), config)
     v = torch.cat([y[:, None], r], 1)
-    square = torch.einsum("n...ij,ni,nj->n...", own.quadratic[config], v, v)
+    across = torch.einsum("n...ij,nj->n...i", own.quadratic[config], v)
+    square = torch.einsum("n...i,ni->n...", across, v)
     line = torch.einsum("n...i,ni->n...", own.linear[config], v)
     return Direct(node, scope, own.constant[config] + line - 0.5 * square, config)
 
@@ -257,7 +258,8 @@ def _integral(
         if on:
             across = own.quadratic[many][..., on, :]
             linear[..., into] -= torch.einsum("n...ij,ni->n...j", across[..., off], y)
-            square = torch.einsum("n...ij,ni,nj->n...", across[..., on], y, y)
+            pushed = torch.einsum("n...ij,ni->n...j", across[..., on], y)
+            square = torch.einsum("n...j,nj->n...", pushed, y)
             constant = constant - 0.5 * square
             constant = constant + torch.einsum("n...i,ni->n...", pull[..., on], y)
     root = torch.linalg.cholesky(quadratic)
