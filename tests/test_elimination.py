@@ -454,3 +454,17 @@ def test_the_evidence_that_matters_is_what_is_not_separated(seed):
             assert v not in columns or any(v in dag.parents[node] for node in nodes)
     barren = set(range(8)) - dag.ancestors({variable, *seen})
     assert not barren & set(nodes)
+
+
+def test_what_all_rows_share_does_not_take_memory_for_each_row_unless_marginals_need_it():
+    """A wide part that is shared, and evidence on a narrow one."""
+    scopes = ((0, 1, 2), (2, 3), (3,))
+    sizes = (100, 100, 2, 2)
+    found = plan(scopes, (False, False, True), sizes)
+    assert found.cells <= 4
+    assert found.chunk(10**6) == plans.WIDEST // (8 * found.cells)
+    assert found.chunk(10**6, outside=True) == plans.WIDEST // (8 * 20_000)
+    assert found.memory(1000) < 8 * (20_000 * 2 + 1000 * 20)
+    assert found.memory(1000, kept=True) > 8 * 1000 * 20_000
+    nothing = plan(scopes, (False,) * 3, sizes)
+    assert nothing.chunk(10**6) == nothing.chunk(10**6, outside=True) == 10**6

@@ -137,9 +137,11 @@ def _spread(
     outside[number] = None
 
 
-def chunks(plan: Plan, slots: Slots, n: int) -> Iterator[tuple[slice, Slots]]:
+def chunks(
+    plan: Plan, slots: Slots, n: int, outside: bool = False
+) -> Iterator[tuple[slice, Slots]]:
     """The rows in chunks: their numbers, and slots that hold those rows only."""
-    size = plan.chunk(n)
+    size = plan.chunk(n, outside)
     if size >= n:
         yield slice(0, n), list(slots)
         return
