@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from probgen.elimination import groups, plans, sums
+from probgen.elimination import contraction, groups, plans, sums
 from probgen.elimination import network as network_module
 from probgen.elimination.factors import Factor, evidence, sliced
 from probgen.elimination.groups import distinct, grouped, patterns
@@ -106,6 +106,7 @@ def grouping(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("seed", range(12))
 def test_every_answer_is_that_of_enumeration(seed, grouping, monkeypatch):
     monkeypatch.setattr(plans, "WIDEST", 8 * (1 + 40 * (seed % 3)))  # chunks of a row and more
+    monkeypatch.setattr(contraction, "LARGE", (1, 10**5)[seed % 2])
     x = case(seed, d=2 + seed % 5, hidden=(0.2, 0.5, 0.9)[seed % 3])
     network, n = x.network, len(x.codes)
     if grouping == "together":

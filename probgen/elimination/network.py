@@ -40,8 +40,8 @@ class DiscreteNetwork:
         The graph.
     tables : sequence of Tensor (size, *sizes of parents)
         The conditional table of each node, in float64: its parents in the order of
-        ``dag.parents``, each distribution summing to 1. All answers are differentiable in them
-        but states.
+        ``dag.parents``, each distribution summing to 1. All answers but states are differentiable
+        in them. They are not to be changed in place: sums that all rows share are kept.
     limit : int
         Most bytes that one row may take; 2 GiB by default.
 
