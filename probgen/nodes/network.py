@@ -215,14 +215,23 @@ class Network(nn.Module):
 
     def log_rows_by_draw(self, x: Tensor, seen: Tensor, count: int = DRAWS) -> Tensor:
         """Log density (count, n) of rows x (n, d) at each of the draws of `averaged`."""
-        turn = torch.arange(count, device=x.device).repeat_interleave(len(x))
-        found = [
-            self.log_rows(
-                x[part % len(x)], seen[part % len(x)], self.averaged(turn[part], count)
-            )
-            for part in torch.arange(len(turn), device=x.device).split(WIDE)
-        ]  # fmt: skip
-        return torch.cat(found).view(count, len(x))
+        codes, _ = self.split(x, seen)
+        normal = list(self.layout.normal)
+        kinds = codes.double()
+        kinds[:, normal] = torch.where(seen, x, 0.0)[:, normal]
+        # rows that differ inside groups only are worked out once
+        _, back = torch.cat([kinds, seen.double()], 1).unique(dim=0, return_inverse=True)
+        places = torch.arange(len(x), device=x.device)
+        one = torch.full_like(back[: int(back.max()) + 1], len(x))
+        one = one.scatter_reduce(0, back, places, "amin")
+        turn = torch.arange(count, device=x.device).repeat_interleave(len(one))
+        rows, parts = one.repeat(count), []
+        for part in torch.arange(len(turn), device=x.device).split(WIDE):
+            at, _ = self.averaged(turn[part], count)
+            own = codes[rows[part]], x[rows[part]], seen[rows[part]]
+            parts.append(log_density(self.layout, *own, at))
+        inside = self.log_shapes(x, seen, self.predictive()[1])
+        return torch.cat(parts).view(count, -1)[:, back] + inside
 
     def expected(self) -> Values:
         """exp(E log p) under the guide: what unseen cells are summed under in training."""
