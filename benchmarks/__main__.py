@@ -38,6 +38,7 @@ BENCHMARKS = {
     "adbench": True,
     "compare": True,
     "network_inference": True,
+    "network_fits": True,
 }
 
 
