@@ -36,6 +36,9 @@ BENCHMARKS = {
     "vae_tables": True,
     "mnist": True,
     "adbench": True,
+    "structure_learning": True,
+    "structure_continuous": True,
+    "structure_speed": True,
     "compare": True,
 }
 
