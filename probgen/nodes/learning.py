@@ -11,7 +11,7 @@ from torch import Tensor
 
 from probgen.graphs.dag import Dag
 from probgen.graphs.nodes import NodeRows
-from probgen.nodes.network import Network
+from probgen.nodes.network import Network, joined_rows
 from probgen.nodes.statistics import Statistics
 from probgen.nodes.tables import best_sample_size
 from probgen.nodes.training import TrainingRows, settled_statistics
@@ -135,7 +135,7 @@ def _lay(
     """Priors and first counts of all tables and regressions."""
     layout = network.layout
     named = [network.nameable.get(i, size) for i, size in enumerate(layout.sizes)]
-    cells = {i: math.prod(named[v] for v in (i, *layout.labels[i])) for i in layout.discrete}
+    cells = {i: math.prod(named[v] for v in (i, *layout.labels[i])) for i in layout.tabled}
     if sample_size is None:
         part = [
             (counts[tuple(slice(named[v]) for v in (i, *layout.labels[i]))]
@@ -145,6 +145,9 @@ def _lay(
         sample_size = best_sample_size(part)
     for i, counts in counted.tables.items():
         network.table(i).lay(counts.reshape(layout.sizes[i], -1), cells[i], sample_size)
+    for i, rows in counted.curves.items():
+        network.curve(i).lay(layout.configurations(i), layout.sizes[i], len(layout.inputs[i]))
+        network.curve(i).learn(*joined_rows(rows), FIRST)
     for i, moments in counted.moments.items():
         network.regression(i).lay(moments, strength, dof)
         network.regression(i).take(moments)
