@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from probgen.elimination import groups, plans, sums
+from probgen.elimination import contraction, groups, plans, sums
 from probgen.elimination import network as network_module
 from probgen.elimination.factors import Factor, evidence, sliced
 from probgen.elimination.groups import distinct, grouped, patterns
@@ -106,6 +106,7 @@ def grouping(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("seed", range(12))
 def test_every_answer_is_that_of_enumeration(seed, grouping, monkeypatch):
     monkeypatch.setattr(plans, "WIDEST", 8 * (1 + 40 * (seed % 3)))  # chunks of a row and more
+    monkeypatch.setattr(contraction, "LARGE", (1, 10**5)[seed % 2])
     x = case(seed, d=2 + seed % 5, hidden=(0.2, 0.5, 0.9)[seed % 3])
     network, n = x.network, len(x.codes)
     if grouping == "together":
@@ -454,3 +455,17 @@ def test_the_evidence_that_matters_is_what_is_not_separated(seed):
             assert v not in columns or any(v in dag.parents[node] for node in nodes)
     barren = set(range(8)) - dag.ancestors({variable, *seen})
     assert not barren & set(nodes)
+
+
+def test_what_all_rows_share_does_not_take_memory_for_each_row_unless_marginals_need_it():
+    """A wide part that is shared, and evidence on a narrow one."""
+    scopes = ((0, 1, 2), (2, 3), (3,))
+    sizes = (100, 100, 2, 2)
+    found = plan(scopes, (False, False, True), sizes)
+    assert found.cells <= 4
+    assert found.chunk(10**6) == plans.WIDEST // (8 * found.cells)
+    assert found.chunk(10**6, outside=True) == plans.WIDEST // (8 * 20_000)
+    assert found.memory(1000) < 8 * (20_000 * 2 + 1000 * 20)
+    assert found.memory(1000, kept=True) > 8 * 1000 * 20_000
+    nothing = plan(scopes, (False,) * 3, sizes)
+    assert nothing.chunk(10**6) == nothing.chunk(10**6, outside=True) == 10**6

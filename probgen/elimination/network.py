@@ -22,7 +22,7 @@ __all__ = ["DiscreteNetwork"]
 #: questions whose preparation is kept
 KEPT = 256
 #: cells of a row up to which draws of all patterns come from one plan
-TOGETHER = 2_000
+TOGETHER = 50_000
 
 
 class DiscreteNetwork:
@@ -40,8 +40,8 @@ class DiscreteNetwork:
         The graph.
     tables : sequence of Tensor (size, *sizes of parents)
         The conditional table of each node, in float64: its parents in the order of
-        ``dag.parents``, each distribution summing to 1. All answers are differentiable in them
-        but states.
+        ``dag.parents``, each distribution summing to 1. All answers but states are differentiable
+        in them. They are not to be changed in place: sums that all rows share are kept.
     limit : int
         Most bytes that one row may take; 2 GiB by default.
 
@@ -238,10 +238,7 @@ class DiscreteNetwork:
         every = range(len(self.sizes))
         found = {v: self.tables[0].new_zeros(len(codes), self.sizes[v]) for v in every}
         for group in self._groups(seen):
-            own = codes[group.rows]
-            columns = [v for v in every if group.seen[v] or v in group.mixed]
-            once = distinct(own, columns, self.sizes)
-            first = own if once is None else own[once[0]]
+            first, once = self._different(codes[group.rows], group)
             factors = self._factors(first, group, every)
             hidden = [v for v in every if not group.seen[v]]
             answers = marginals(factors, self.sizes, len(first), hidden, self.limit)
@@ -249,9 +246,15 @@ class DiscreteNetwork:
             for v in every:
                 states = torch.arange(self.sizes[v], device=codes.device)
                 answer = answers[v] if v in answers else (first[:, v, None] == states) & sure
-                answer = answer if once is None else answer.index_select(0, once[1])
+                answer = answer if once is None else answer.index_select(0, once)
                 found[v] = found[v].index_copy(0, group.rows, answer.to(found[v].dtype))
         return found
+
+    def _different(self, codes: Tensor, group: Group) -> tuple[Tensor, Tensor | None]:
+        """The rows of a group, or one of each kind and the kind of each row."""
+        columns = [v for v in range(len(self.sizes)) if group.seen[v] or v in group.mixed]
+        once = distinct(codes, columns, self.sizes)
+        return (codes, None) if once is None else (codes[once[0]], once[1])
 
     def _sure(
         self, codes: Tensor, factors: Sequence[Factor], answers: dict[int, Tensor]
@@ -286,11 +289,12 @@ class DiscreteNetwork:
         value = self.tables[0].new_zeros(len(codes))
         states = codes.clone()
         for group in self._groups(seen):
-            factors = self._factors(codes[group.rows], group, range(len(self.sizes)))
-            best, found = maximise(factors, self.sizes, len(group.rows), self.limit)
-            value[group.rows] = best
-            for v, own in found.items():
-                states[group.rows, v] = own
+            own, once = self._different(codes[group.rows], group)
+            factors = self._factors(own, group, range(len(self.sizes)))
+            best, found = maximise(factors, self.sizes, len(own), self.limit)
+            value[group.rows] = best if once is None else best[once]
+            for v, column in found.items():
+                states[group.rows, v] = column if once is None else column[once]
         return value, torch.where(seen, codes, states)
 
     def draw(self, codes: Tensor, seen: Tensor, generator: torch.Generator) -> Tensor:

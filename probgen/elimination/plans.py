@@ -72,12 +72,13 @@ class Plan:
         Its variables: those of `out` that are in any factor, in that order.
     width : int
         The treewidth of this order: the variables of the widest product less one.
-    cells : int
-        The cells of the widest product that differs between rows, a row.
+    cells, widest : int
+        The cells of the widest product that differs between rows, and of the widest of all.
     row_bytes, shared_bytes : int
         Predicted peak memory of a row, and of what all rows share.
     kept_bytes : int
-        Predicted memory of a row where every slot is kept, as for marginals and states.
+        Predicted memory of a row where every slot is kept, as for states, and what is outside of
+        a slot differs between rows even where the slot does not, as for marginals.
     total : int
         The cells of all products that differ between rows: the work for a row.
     """
@@ -89,6 +90,7 @@ class Plan:
     scope: Scope
     width: int
     cells: int
+    widest: int
     row_bytes: int
     shared_bytes: int
     kept_bytes: int
@@ -98,9 +100,13 @@ class Plan:
         """Predicted peak memory in bytes for n rows at once, without gradients."""
         return self.shared_bytes + n * (self.kept_bytes if kept else self.row_bytes)
 
-    def chunk(self, n: int) -> int:
-        """How many of n rows to take at once: the widest product then stays in the cache."""
-        return max(1, min(n, WIDEST // (BYTES * self.cells))) if self.cells else n
+    def chunk(self, n: int, outside: bool = False) -> int:
+        """How many of n rows to take at once: the widest product then stays in the cache.
+
+        With `outside` for marginals, where all products differ between rows if any does.
+        """
+        cells = self.widest if outside else self.cells
+        return max(1, min(n, WIDEST // (BYTES * cells))) if self.cells else n
 
     def check(self, limit: int = LIMIT, kept: bool = False) -> Plan:
         """The plan itself.
@@ -257,7 +263,7 @@ class _Builder:
         self.scopes = [tuple(sorted(scope, key=rank.__getitem__)) for scope in scopes]
         self.batched = list(batched)
         self.steps: list[Step] = []
-        self.width = self.cells = self.total = 0
+        self.width = self.cells = self.widest = self.total = 0
         self.alive = [0, 0]
         self.peak = [0, 0]
         for scope, rows in zip(self.scopes, self.batched, strict=True):
@@ -267,8 +273,8 @@ class _Builder:
 
     @property
     def kept(self) -> int:
-        """Cells of a row where all slots are kept, beside the widest product twice."""
-        return self.stored + 2 * self.cells
+        """Cells of a row where all slots are kept, beside what is outside of the widest."""
+        return self.stored + self.widest
 
     def count(self, scope: Iterable[int]) -> int:
         return math.prod(self.sizes[v] for v in scope)
@@ -289,6 +295,7 @@ class _Builder:
         self.scopes.append(result)
         self.batched.append(rows)
         self.width = max(self.width, len(scope) - 1)
+        self.widest = max(self.widest, cells)
         if rows:
             self.cells = max(self.cells, cells)
             self.total += cells
@@ -342,6 +349,6 @@ def _steps(
     last = built.merge(rest, -1) if rest else -1
     return Plan(
         order, axes, tuple(built.steps), last, built.scopes[last] if rest else (),
-        built.width, built.cells,
+        built.width, built.cells, built.widest,
         BYTES * built.peak[1], BYTES * built.peak[0], BYTES * built.kept, built.total,
     )  # fmt: skip

@@ -242,7 +242,7 @@ def _beliefs(
     slots = prepare(path, factors)
     walk(path, slots, ring, batched=False, keep=True)
     parts, sums = [], []
-    for _, part in chunks(path, slots, n):
+    for _, part in chunks(path, slots, n, outside=True):
         walk(path, part, ring, batched=True, keep=True)
         parts.append(beliefs(path, part, ring, variables))
         sums.append(held(part, path.last))

@@ -24,6 +24,7 @@ from probgen.graphs import adjustment, separation
 from probgen.graphs.dag import Dag
 from probgen.nodes.answers import distribution_of
 from probgen.nodes.counterfactuals import Noise, counterfactual_rows
+from probgen.nodes.intervening import draws_after
 from probgen.nodes.maximum import most_probable_rows
 from probgen.nodes.network import Network, Values
 from probgen.queries import encoded as encoded_of
@@ -383,8 +384,7 @@ class Causal(Density):
             raise SchemaError(message(f"interval={interval}", "0 < interval < 1", "pass 0.9, say"))
         pair = self._values(treatment, values)
         self._nodes_of_given(treatment, given)
-        worlds = [self.do({treatment: value}) for value in pair]
-        control, treated = (world._outcomes(outcome, given) for world in worlds)
+        control, treated = (self._outcomes(outcome, given, {treatment: value}) for value in pair)
         difference = treated - control
         lower, upper = quantiles(difference.sort(0).values, interval)
         column = self.schema_[outcome]
@@ -426,7 +426,7 @@ class Causal(Density):
         )
 
     def _mean_of(self, name: Hashable) -> float:
-        return float(self._outcomes(name, None).mean())
+        return float(self._outcomes(name, None, {}).mean())
 
     def _nodes_of_given(self, treatment: Hashable, given: Mapping[Hashable, Any] | None) -> None:
         below = self._named(self.graph_.descendants(self._nodes(treatment)))
@@ -437,18 +437,29 @@ class Causal(Density):
                 "columns that the treatment does not act on", "leave them out",
             ))  # fmt: skip
 
-    def _outcomes(self, outcome: Hashable, given: Mapping[Hashable, Any] | None) -> torch.Tensor:
-        """Means of an outcome, or probabilities of its levels, (S, k) by posterior draw."""
-        frame = _one_row(given or {}, self.schema_.names, "given")
-        encoded = encode(frame, self.schema_)
+    def _outcomes(
+        self,
+        outcome: Hashable,
+        given: Mapping[Hashable, Any] | None,
+        settings: Mapping[Hashable, Any],
+    ) -> torch.Tensor:
+        """Means of an outcome, or probabilities of its levels, (S, k) by posterior draw.
+
+        The draws are those before the intervention, so that two interventions share them.
+        """
+        world = self.do(settings) if settings else self
+        chosen, _ = self._settings(settings)
+        encoded = encode(_one_row(given or {}, self.schema_.names, "given"), world.schema_)
         x, seen = torch.from_numpy(encoded.x), torch.from_numpy(encoded.seen)
         found = []
-        for member, draws in zip(self._with_draws.members, self._with_draws.draws, strict=True):
-            assert isinstance(member, Pair)  # noqa: S101 - made by this estimator
-            count = len(next(iter(draws.values()))) if draws else 1
+        known = self._with_draws
+        for member, after, draws in zip(known.members, world.members_, known.draws, strict=True):
+            assert isinstance(member, Pair) and isinstance(after, Pair)  # noqa: S101 - made here
+            own = draws_after(member.network, draws, chosen) if chosen else draws
+            count = len(next(iter(own.values()))) if own else 1
             for s in range(count):
-                at = member.network.at({name: value[s] for name, value in draws.items()})
-                found.append(self._outcome(member.network, at, x, seen, outcome))
+                at = after.network.at({name: value[s] for name, value in own.items()})
+                found.append(world._outcome(after.network, at, x, seen, outcome))
         return torch.stack(found)
 
     def _outcome(

@@ -105,7 +105,7 @@ class Exchanged(Causal):
         odd = [s.name for s in network.slots if s.kind != "category"]
         if odd:
             raise NotSupported(message(
-                f"the columns {odd}, which are numbers", "columns of levels: the format holds tables",
+                f"the columns {odd}, which are numbers", "columns of levels, which have tables",
                 "leave these columns out of the fit, or use save and load",
             ))  # fmt: skip
         names = tuple(self.node_names_)

@@ -35,7 +35,7 @@ from probgen.nodes.augmenting import augmented_draws
 from probgen.nodes.groups import WeightsByGroup
 from probgen.nodes.intervening import draws_after, network_after
 from probgen.nodes.learning import Learner, begin
-from probgen.nodes.network import Network, Values
+from probgen.nodes.network import Network
 from probgen.nodes.rows import RowNetwork
 from probgen.schema import Schema
 
@@ -192,13 +192,9 @@ class BayesianNetwork(Family):
         out = x.new_zeros(len(x))
         closed, rows = (~open_).nonzero()[:, 0], open_.nonzero()[:, 0]
         out[closed] = net.log_rows(x[closed], seen[closed], net.predictive())
-        by_draw = self._by_draw(x[rows], seen[rows], net.predictives())
+        by_draw = net.log_rows_by_draw(x[rows], seen[rows])
         out[rows] = by_draw.logsumexp(0) - math.log(len(by_draw))
         return out
-
-    def _by_draw(self, x: Tensor, seen: Tensor, draws: list[Values]) -> Tensor:
-        """Log density (S, n) at each draw of the regressions."""
-        return torch.stack([self.network.log_rows(x, seen, at) for at in draws])
 
     def complete(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Unseen cells drawn exactly given the seen ones, from the predictive."""
@@ -210,11 +206,8 @@ class BayesianNetwork(Family):
         out = torch.zeros_like(x)
         closed, rows = (~open_).nonzero()[:, 0], open_.nonzero()[:, 0]
         out[closed] = net.complete(x[closed], seen[closed], net.predictive(), generator)
-        draws = net.predictives()
-        choice = pick(self._by_draw(x[rows], seen[rows], draws).softmax(0).T, generator)
-        for s in choice.unique().tolist():
-            some = rows[choice == s]
-            out[some] = net.complete(x[some], seen[some], draws[s], generator)
+        choice = pick(net.log_rows_by_draw(x[rows], seen[rows]).softmax(0).T, generator)
+        out[rows] = net.complete(x[rows], seen[rows], net.averaged(choice), generator)
         return out
 
     def complete_at(self, batch: Batch, draw: Draws, generator: torch.Generator) -> Tensor:

@@ -125,7 +125,7 @@ def _fisher(rows: NodeRows) -> Test:
 def _ratio(rows: NodeRows) -> Test:
     """Likelihood ratio of x and y given the rest, jointly or apart, from those of four sets."""
     columns = Columns(rows.codes, rows.sizes, rows.weight)
-    normals = NormalScores(rows, columns, bayes=False) if 0 in rows.sizes else None
+    normals = NormalScores(rows, columns, "bic") if 0 in rows.sizes else None
 
     def fitted(nodes: tuple[int, ...], chosen: NDArray[np.bool_]) -> tuple[float, float]:
         """Maximised log-likelihood of a set of nodes, and its free numbers."""

@@ -50,8 +50,8 @@ def learn(
         largest mutual information. "tan": tree-augmented naive Bayes with the class `root`.
         "pc": independence tests. "auto": "exact" up to 9 nodes, "orders" up to 64, else
         "hill"; `benchmarks/structure_learning.py` chose.
-    score : {"auto", "bic", "bdeu", "bge", "cg"}
-        Of the graphs, see `Scorer`. "auto": the marginal likelihood.
+    score : {"auto", "bic", "bdeu", "bge", "cg", "additive"}
+        Of the graphs, see `Scorer`.
     constraints : Constraints, optional
         Not for "chow-liu" and "tan".
     rng : numpy Generator, optional

@@ -8,44 +8,25 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
+from probgen.graphs.additive import (
+    VARIANCE_ROWS,
+    chosen_terms,
+    coefficients,
+    laplace_log_likelihood,
+    normal_log_likelihood,
+    smooth_terms,
+)
 from probgen.graphs.counts import Columns
 from probgen.graphs.nodes import NodeRows
 
-__all__ = ["NormalScores", "bge", "clg_log_likelihood"]
+__all__ = ["NormalScores", "bge"]
 
 Floats = NDArray[np.float64]
 
-#: Pseudo-rows of the column's variance in each configuration: keeps the likelihood of a few
-#: rows, or of an exact copy of another column, finite. One row costs at most 2.4 nats.
-VARIANCE_ROWS = 0.01
-#: Floor of a residual variance, as a share of the column's.
-LEAST_VARIANCE = 1e-8
 #: Rows of means and of the covariance in the normal-Wishart prior: the least that is proper.
 PRIOR_ROWS = 1.0
 #: Grouped moments that are kept, in numbers.
 KEPT = 4_000_000
-
-
-def clg_log_likelihood(moments: Floats, variance: float) -> float:
-    """Maximum of the log-likelihood of a regression in each configuration, in nats.
-
-    Parameters
-    ----------
-    moments : array (configurations, p + 2, p + 2)
-        Sums of products of (1, the p parents, the node), weighted.
-    variance : float
-        Of the node, the unit of the floors.
-    """
-    size = moments[:, 0, 0]
-    found = 0.0
-    for gram, n in zip(moments[size > 0], size[size > 0], strict=True):
-        inside, cross = gram[:-1, :-1], gram[:-1, -1]
-        coefficients = np.linalg.lstsq(inside, cross, rcond=1e-10)[0]
-        rest = max(gram[-1, -1] - cross @ coefficients, 0.0)
-        spread = (rest + VARIANCE_ROWS * variance) / (n + VARIANCE_ROWS)
-        spread = max(spread, LEAST_VARIANCE * variance)
-        found -= 0.5 * (n * np.log(2 * np.pi * spread) + rest / spread)
-    return found
 
 
 def bge(moments: Floats) -> float:
@@ -97,15 +78,17 @@ class NormalScores:
     rows : NodeRows
     columns : Columns
         Its discrete columns.
-    bayes : bool
-        The marginal likelihood `bge`; else BIC of the conditional linear Gaussian.
+    kind : {"bic", "bge", "additive"}
     """
 
-    def __init__(self, rows: NodeRows, columns: Columns, bayes: bool) -> None:
-        self.columns, self.bayes, self.sizes = columns, bayes, rows.sizes
+    def __init__(self, rows: NodeRows, columns: Columns, kind: str) -> None:
+        self.columns, self.kind, self.sizes = columns, kind, rows.sizes
         normal = [i for i, size in enumerate(rows.sizes) if not size]
         self.place = {node: k + 1 for k, node in enumerate(normal)}
         self.design = np.column_stack([np.ones(len(rows)), rows.values[:, normal]])
+        self.smooth: dict[int, list[int]] = {node: [] for node in normal}
+        if kind == "additive":
+            self._add_smooth()
         self.weight = rows.weight
         self.seen = ~np.isnan(self.design)
         self.whole = bool(self.seen.all() and not columns.holed)
@@ -117,22 +100,76 @@ class NormalScores:
         self.variance[self.variance <= 0] = 1.0
         self.kept: OrderedDict[tuple[int, ...], Floats] = OrderedDict()
 
+    def _add_smooth(self) -> None:
+        """Append the smooth terms of each column to the design."""
+        blocks = [self.design]
+        width = self.design.shape[1]
+        for node, place in self.place.items():
+            blocks.append(smooth_terms(self.design[:, place]))
+            self.smooth[node] = list(range(width, width + blocks[-1].shape[1]))
+            width += blocks[-1].shape[1]
+        self.design = np.concatenate(blocks, axis=1)
+
     def gain(self, node: int, parents: tuple[int, ...]) -> tuple[float, float]:
         """Score less that without parents, both on the rows that show all, and their weight."""
-        discrete = tuple(p for p in parents if self.sizes[p])
-        normal = [self.place[p] for p in parents if not self.sizes[p]]
-        moments = self._moments(discrete, [0, *normal, self.place[node]])
+        discrete = tuple(sorted(p for p in parents if self.sizes[p]))
+        normal = [p for p in parents if not self.sizes[p]]
+        linear = [0, *(self.place[p] for p in normal)]
+        smooth = [self.smooth[p] for p in normal]
+        which = [*linear, *(c for own in smooth for c in own), self.place[node]]
+        chosen = self._chosen(discrete, which)
+        moments = self._moments(discrete, which, chosen)
         total = float(moments[:, 0, 0].sum())
-        alone = moments[:, [0, -1]][:, :, [0, -1]].sum(0, keepdims=True)
         states = int(np.prod([self.sizes[p] for p in discrete], dtype=float))
-        floor = self._score(alone, node, 1, total)
-        return self._score(moments, node, states, total) - floor, total
+        alone = self._alone(moments, node, chosen)
+        if self.kind == "bge":
+            return bge(moments) - alone, total
+        price = 0.5 * np.log(max(total, 2.0)) * states
+        local = {c: i for i, c in enumerate(which)}
+        kept = chosen_terms(
+            moments, list(range(len(linear))), [[local[c] for c in own] for own in smooth],
+            price, self.variance[self.place[node]],
+        )  # fmt: skip
+        score = self._fitted(discrete, [which[i] for i in kept], node, moments, kept, chosen)
+        return score - price * (len(kept) + 1) - alone, total
 
     def alone(self, node: int) -> tuple[float, float]:
         """Score without parents on the rows where the node is seen, and their weight."""
-        moments = self._moments((), [0, self.place[node]])
-        total = float(moments[:, 0, 0].sum())
-        return self._score(moments, node, 1, total), total
+        which = [0, self.place[node]]
+        chosen = self._chosen((), which)
+        moments = self._moments((), which, chosen)
+        return self._alone(moments, node, chosen), float(moments[:, 0, 0].sum())
+
+    def _alone(self, moments: Floats, node: int, chosen: NDArray[np.bool_] | None) -> float:
+        """Score without parents on the same rows."""
+        moments = moments[:, [0, -1]][:, :, [0, -1]].sum(0, keepdims=True)
+        if self.kind == "bge":
+            return bge(moments)
+        found = self._fitted((), [0], node, moments, [0], chosen)
+        return found - float(np.log(max(float(moments[0, 0, 0]), 2.0)))
+
+    def _fitted(
+        self, discrete: tuple[int, ...], columns: list[int], node: int, moments: Floats,
+        kept: list[int], chosen: NDArray[np.bool_] | None,
+    ) -> float:  # fmt: skip
+        """Maximised log-likelihood; "additive" chooses between normal and Laplace noise."""
+        kept = [*kept, moments.shape[1] - 1]
+        moments, variance = moments[:, kept][:, :, kept], self.variance[self.place[node]]
+        normal = normal_log_likelihood(moments, variance)
+        if self.kind != "additive":
+            return normal
+        code, cells = self.columns.joint(discrete, chosen)
+        design, target, weight = (
+            self.design[:, columns],
+            self.design[:, self.place[node]],
+            self.weight,
+        )
+        if chosen is not None:
+            design, target, weight = design[chosen], target[chosen], weight[chosen]
+        slope = coefficients(moments)
+        fit = design @ slope[0] if cells == 1 else (design * slope[code]).sum(1)
+        absolute = np.bincount(code, weight * np.abs(target - fit), minlength=cells).astype(float)
+        return max(normal, laplace_log_likelihood(moments[:, 0, 0], absolute, variance))
 
     def joint_log_likelihood(self, nodes: tuple[int, ...], chosen: NDArray[np.bool_]) -> float:
         """Maximum of that of the normal nodes among some, a normal in each configuration.
@@ -156,29 +193,28 @@ class NormalScores:
         sign = np.linalg.slogdet(spread)[1] + len(normal) * np.log(2 * np.pi)
         return float(-0.5 * (n * sign + rest).sum())
 
-    def _score(self, moments: Floats, node: int, states: int, total: float) -> float:
-        if self.bayes:
-            return bge(moments)
-        likelihood = clg_log_likelihood(moments, self.variance[self.place[node]])
-        free = states * moments.shape[1]  # coefficients, intercept and variance
-        return likelihood - 0.5 * np.log(max(total, 2.0)) * free
+    def _chosen(self, discrete: tuple[int, ...], which: list[int]) -> NDArray[np.bool_] | None:
+        """The rows that show all; None for all rows."""
+        if self.whole:
+            return None
+        chosen: NDArray[np.bool_] = np.asarray(self.seen[:, which].all(1))
+        complete = self.columns.seen(discrete)
+        return chosen if complete is None else chosen & complete
 
-    def _moments(self, discrete: tuple[int, ...], which: list[int]) -> Floats:
+    def _moments(
+        self, discrete: tuple[int, ...], which: list[int], chosen: NDArray[np.bool_] | None
+    ) -> Floats:
         """Sums of products (configurations, ., .) of some columns of the design."""
-        if not self.whole:
-            chosen: NDArray[np.bool_] = np.asarray(self.seen[:, which].all(1))
-            complete = self.columns.seen(discrete)
-            return self._grouped(
-                discrete, which, chosen if complete is None else chosen & complete
-            )
-        key = tuple(sorted(discrete))
-        if key not in self.kept:
-            found = self._grouped(key, list(range(self.design.shape[1])), None)
-            self.kept[key] = found
+        width = self.design.shape[1]
+        states = float(np.prod([self.sizes[p] for p in discrete], dtype=float))
+        if chosen is not None or min(states, len(self.design)) * width**2 > KEPT:
+            return self._grouped(discrete, which, chosen)
+        if discrete not in self.kept:
+            self.kept[discrete] = self._grouped(discrete, list(range(width)), None)
             while len(self.kept) > 1 and sum(k.size for k in self.kept.values()) > KEPT:
                 self.kept.popitem(last=False)
-        self.kept.move_to_end(key)
-        return self.kept[key][:, which][:, :, which]
+        self.kept.move_to_end(discrete)
+        return self.kept[discrete][:, which][:, :, which]
 
     def _grouped(
         self, discrete: tuple[int, ...], which: list[int], chosen: NDArray[np.bool_] | None

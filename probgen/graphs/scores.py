@@ -17,12 +17,13 @@ __all__ = ["SCORES", "Scorer", "bdeu", "log_likelihood"]
 
 Floats = NDArray[np.float64]
 
-#: score -> (marginal likelihood rather than BIC, discrete nodes, normal nodes)
-SCORES = {
-    "bic": (False, True, True),
-    "bdeu": (True, True, False),
-    "bge": (True, False, True),
-    "cg": (True, True, True),
+#: score -> how discrete nodes are scored, and normal ones
+SCORES: dict[str, tuple[str | None, str | None]] = {
+    "bic": ("bic", "bic"),
+    "bdeu": ("bdeu", None),
+    "bge": (None, "bge"),
+    "cg": ("bdeu", "bge"),
+    "additive": ("bdeu", "additive"),
 }
 
 
@@ -72,7 +73,7 @@ class Scorer:
     Parameters
     ----------
     rows : NodeRows
-    score : {"auto", "bic", "bdeu", "bge", "cg"}
+    score : {"auto", "bic", "bdeu", "bge", "cg", "additive"}
         "bic": maximised log-likelihood less half the log of the rows for each free number, of
         discrete nodes (Schwarz 1978) and of normal ones as conditional linear Gaussians, with a
         regression in each configuration of the discrete parents (Lauritzen and Wermuth 1989).
@@ -117,7 +118,8 @@ class Scorer:
         edges: float | None = None,
     ) -> None:  # fmt: skip
         self.score = _checked(rows, score, ess)
-        self.bayes = SCORES[self.score][0]
+        discrete, normal = SCORES[self.score]
+        self.bayes = discrete == "bdeu"
         self.ess, self.logistic = ess, logistic
         self.rows, self.penalty = rows, _edge_penalty(rows.nodes, edges)
         self.sizes = rows.sizes
@@ -125,8 +127,8 @@ class Scorer:
         codes, weight = _distinct(rows)
         self.columns = Columns(codes, rows.sizes, weight)
         self.normals = None
-        if 0 in rows.sizes:
-            self.normals = NormalScores(rows, self.columns, self.bayes)
+        if normal is not None and 0 in rows.sizes:
+            self.normals = NormalScores(rows, self.columns, normal)
         self._local: dict[tuple[int, frozenset[int]], float] = {}
         self._added: dict[tuple[int, frozenset[int]], Floats] = {}
         self._alone: dict[int, float] = {}
@@ -251,17 +253,17 @@ def _checked(rows: NodeRows, score: str, ess: float) -> str:
         raise SchemaError(message(f"ess={ess}", "more than 0 rows", "pass a positive number"))
     discrete, normal = any(rows.sizes), 0 in rows.sizes
     if score == "auto":
-        return "cg" if discrete and normal else "bdeu" if discrete else "bge"
+        return "additive" if normal else "bdeu"
     if score not in SCORES:
         raise SchemaError(message(
             f"score={score!r}", f"one of {['auto', *SCORES]}", "choose one of them"
         ))  # fmt: skip
-    _, takes_discrete, takes_normal = SCORES[score]
-    if (discrete and not takes_discrete) or (normal and not takes_normal):
-        kinds = "normal" if discrete and not takes_normal or not discrete else "discrete"
+    of_discrete, of_normal = SCORES[score]
+    if (discrete and of_discrete is None) or (normal and of_normal is None):
+        kinds = "discrete" if discrete and of_discrete is None else "normal"
         raise SchemaError(message(
             f"{kinds} nodes and score={score!r}", "a score for all nodes",
-            "choose 'cg' or 'bic'",
+            "choose 'additive', 'cg' or 'bic'",
         ))  # fmt: skip
     return score
 

@@ -51,25 +51,31 @@ def conditionals_of(network: Network, x: Tensor, seen: Tensor) -> Conditionals:
 
 def _averaged(network: Network, x: Tensor, seen: Tensor) -> Conditionals:
     """Cells of rows, averaged over draws by the density of what the rows show."""
-    draws = network.predictives(FEWER)
-    log_p = torch.stack([network.log_rows(x, seen, at) for at in draws])
-    share = log_p.softmax(0)
-    total: dict[int, tuple[Tensor, list[Any]]] = {}
-    for own, at in zip(share, draws, strict=True):
-        for i, (rows, cells) in _cells(network, x, seen, at).items():
-            total.setdefault(i, (rows, []))[1].append(cells.scaled(own[rows]))
-    return {i: (rows, _summed(each)) for i, (rows, each) in total.items()}
+    n = len(x)
+    share = network.log_rows_by_draw(x, seen, FEWER).softmax(0)
+    turn = torch.arange(FEWER, device=x.device).repeat_interleave(n)
+    again = x.repeat(FEWER, 1), seen.repeat(FEWER, 1)
+    found = _cells(network, *again, network.averaged(turn, FEWER))
+    return {
+        i: (rows[: len(rows) // FEWER], _folded(cells.scaled(share.flatten()[rows])))
+        for i, (rows, cells) in found.items()
+    }
 
 
-def _summed(each: list[Any]) -> Cells:
-    """The mixture of distributions of the same cells, of which the masses are shares."""
-    if isinstance(each[0], Levels):
-        return Levels(torch.stack([cells.probs for cells in each]).sum(0))
-    if isinstance(each[0], Counts):
-        leaf = each[0].parts[0][0]
-        return Counts([(leaf, torch.stack([cells.parts[0][1] for cells in each]).sum(0))])
+def _folded(cells: Any) -> Cells:
+    """The mixture of the same cells at each draw, draw by draw, of which the masses are shares."""
+
+    def summed(values: Tensor) -> Tensor:
+        return values.unflatten(0, (FEWER, -1)).sum(0)
+
+    if isinstance(cells, Levels):
+        return Levels(summed(cells.probs))
+    if isinstance(cells, Counts):
+        [(leaf, weights)] = cells.parts
+        return Counts([(leaf, summed(weights))])
     names = ("weights", "mean", "scale", "dof")
-    return Reals(*(torch.cat([getattr(cells, name) for cells in each], 1) for name in names))
+    parts = (getattr(cells, name).unflatten(0, (FEWER, -1)) for name in names)
+    return Reals(*(part.movedim(0, 1).flatten(1) for part in parts))
 
 
 def _stacked(parts: list[tuple[Tensor, Any]]) -> tuple[Tensor, Cells]:
@@ -110,7 +116,8 @@ def _cells(network: Network, x: Tensor, seen: Tensor, values_: Values) -> Condit
         own_seen, own_x = seen[rows].clone(), x[rows].clone()
         if i in atoms:  # the number counts where no atom is drawn
             own_seen[:, atoms[i]], own_x[:, atoms[i]] = True, 0.0
-        cells = _normal(network, own_x, own_seen, values_, i)
+        own = values_[0].take(rows), values_[1]
+        cells = _normal(network, own_x, own_seen, own, i)
         if i in atoms:
             cells = cells.scaled(_no_atom(found, atoms[i], rows, seen))
         found[i] = rows, cells
@@ -140,14 +147,15 @@ def distribution_of(
 
 def _normal(network: Network, x: Tensor, seen: Tensor, values_: Values, node: int) -> Reals:
     """An unseen normal node of rows as a mixture of normals, or of t's where that is closed."""
-    layout = network.layout
     if values_[0].inner is None and isinstance(values_[0].normals[node], T):
         return _reals(network, x, seen, values_, node)
+    layout = network.layout
     codes, values = network.split(x, seen)
     parts = []
     for group in groups(layout, seen):
         rows = group.rows
-        terms = terms_of(layout, group, codes[rows], values[rows], seen[rows], values_[0], [node])
+        own = codes[rows], values[rows], seen[rows]
+        terms = terms_of(layout, group, *own, values_[0].take(rows), [node])
         [part] = [p for p in terms.parts if isinstance(p, Integral) and node in p.hidden]
         at = part.hidden.index(node)
         share = posterior_table(terms, layout, len(rows), part.scope)
@@ -188,7 +196,7 @@ def _states(
         if not targets:
             continue
         own = codes[rows], values[rows], seen[rows]
-        terms = terms_of(layout, group, *own, values_[0], targets)
+        terms = terms_of(layout, group, *own, values_[0].take(rows), targets)
         for i, p in marginals(terms.factors, layout.states, len(rows), targets).items():
             whole[i][rows] = p
     return {i: p[open_[i]] for i, p in whole.items()}

@@ -60,6 +60,7 @@ class GroupNode(nn.Module):
     kernel: Tensor  # (b,) number of the kernel
     group: Tensor  # (b,) number of the group
     log_mass: Tensor  # (b,) log mass of the kernel inside the group
+    means: Tensor  # (b,) of counts: mean of the kernel inside the group
     prior: Tensor  # (b,)
     counts: Tensor  # (b,)
 
@@ -68,7 +69,7 @@ class GroupNode(nn.Module):
         self.whole = whole
         self.leaf = CountLeaf(1) if whole else RealLeaf(1)
         empty = torch.zeros(0, dtype=torch.float64)
-        for name in ("cuts", "log_mass", "prior", "counts"):
+        for name in ("cuts", "log_mass", "means", "prior", "counts"):
             self.register_buffer(name, empty.clone())
         for name in ("kernel", "group"):
             self.register_buffer(name, empty.long())
@@ -97,6 +98,7 @@ class GroupNode(nn.Module):
         # pseudo-counts as in the leaf of the whole column, as far as a kernel lies in the group
         self.prior = (self.leaf.prior * mass)[inside].clamp_min(1e-6)
         self.counts = torch.zeros_like(self.prior)
+        self.means = self._means() if self.whole else torch.zeros_like(self.prior)
 
     def _below(self) -> Tensor:
         """Mass (g + 1, kernels) of each kernel below each group, and all of it."""
@@ -169,28 +171,29 @@ class GroupNode(nn.Module):
         return share.clamp(0.0, 1.0)
 
     def basis_means(self) -> Tensor:
-        """Mean (b,) of each kernel cut off at its group, over steps of equal width in it.
+        """Mean (b,) of each kernel cut off at its group."""
+        return self.means
+
+    def _means(self) -> Tensor:
+        """The same, over steps of equal width in the group.
 
         Of the last group, which has no end, what the others leave of the kernel's own mean.
         """
-        ends = torch.cat([self.cuts.new_full((1,), -0.5), self.cuts])
-        low = ends[self.group]
-        high = torch.cat([self.cuts, ends[-1:]])[self.group]
-        means = torch.zeros_like(self.log_mass)
-        last = self.group == self.size - 1
-        for b in (~last).nonzero()[:, 0].tolist():
-            steps = int(min(256, max(1, float(high[b] - low[b]))))
-            grid = torch.linspace(float(low[b]), float(high[b]), steps + 1, dtype=torch.float64)
-            share = self.cumulative(grid.to(low.device).floor())[:, b].diff()
-            middle = (0.5 * (grid[1:] + grid[:-1])).to(low.device)
-            means[b] = (share * middle).sum() / share.sum().clamp_min(1e-300)
+        ends = torch.cat([self.cuts.new_full((1,), -0.5), self.cuts]).tolist()
+        means, last = torch.zeros_like(self.log_mass), self.group == self.size - 1
+        for g, (low, high) in enumerate(zip(ends[:-1], ends[1:], strict=True)):
+            own = self.group == g
+            steps = int(min(256, max(1, high - low)))
+            grid = torch.linspace(low, high, steps + 1, dtype=torch.float64, device=last.device)
+            share = self.cumulative(grid.floor())[:, own].diff(dim=0)
+            middle = 0.5 * (grid[1:] + grid[:-1])
+            means[own] = (middle @ share) / share.sum(0).clamp_min(1e-300)
         mass, whole = self._below().diff(dim=0), self.leaf.basis_means()
-        for b in last.nonzero()[:, 0].tolist():
-            k = self.kernel[b]
-            others = (~last & (self.kernel == k)).nonzero()[:, 0]
-            spent = (mass[self.group[others], k] * means[others]).sum()
-            rest = (whole[k] - spent) / mass[-1, k].clamp_min(1e-300)
-            means[b] = rest.clamp_min(float(ends[-1]))
+        inner = (self.log_mass.exp() * means)[~last]
+        spent = torch.zeros_like(whole).index_add(0, self.kernel[~last], inner)
+        k = self.kernel[last]
+        rest = (whole - spent)[k] / mass[-1, k].clamp_min(1e-300)
+        means[last] = rest.clamp_min(ends[-1])
         return means
 
     def draw(self, code: Tensor, log_weights: Tensor, generator: torch.Generator) -> Tensor:

@@ -22,6 +22,8 @@ __all__ = ["Network", "Values"]
 
 #: steps of the densities inside groups for each of the tables and regressions: they are cheap
 STEPS = 5
+#: rows, times draws, that are worked out at once
+WIDE = 2**17
 #: posterior draws over which rows are averaged where the predictive has no closed form
 DRAWS = 256
 #: parameters at a point, and log weights inside the groups of grouped nodes
@@ -192,31 +194,44 @@ class Network(nn.Module):
         normals = {i: self.regression(i).predictive() for i in layout.normal}
         return Parameters(tables, normals), {i: self.group(i).mean() for i in self.grouped}
 
-    def predictives(self, count: int = DRAWS) -> list[Values]:
-        """The predictive with regressions at each of some posterior draws: its average is exact.
+    def averaged(self, turn: Tensor, count: int = DRAWS) -> Values:
+        """The predictive with regressions at posterior draws: its average over these is exact.
 
-        Used where a Student's t has no closed form. The draws lie evenly over the posterior
-        (Owen 1997, Scrambled net variance for integrals of smooth functions, Annals of
-        Statistics 25), the same at every call; tables stay integrated out.
+        Used where a Student's t has no closed form. `turn` (n,) says which of `count` draws each
+        row takes. The draws lie evenly over the posterior (Owen 1997, Scrambled net variance for
+        integrals of smooth functions, Annals of Statistics 25), the same at every call; tables
+        stay integrated out.
         """
         at, shapes = self.predictive()
         nodes = {i: self.regression(i) for i in self.layout.normal}
         widths = [len(node.centre) + 1 for node in nodes.values()]
         u = torch.quasirandom.SobolEngine(sum(widths), scramble=True, seed=0)
         levels = u.draw(count, dtype=torch.float64).clamp(1e-9, 1 - 1e-9).to(self.edges.device)
-        lines = {
-            i: node.at_levels(part)
-            for (i, node), part in zip(nodes.items(), levels.split(widths, 1), strict=True)
-        }
-        return [
-            (
-                Parameters(at.tables, at.normals, {
-                    i: potential_of(Line(*(v[s] for v in line))) for i, line in lines.items()
-                }),
-                shapes,
-            )
-            for s in range(count)
-        ]  # fmt: skip
+        inner = {}
+        for (i, node), part in zip(nodes.items(), levels.split(widths, 1), strict=True):
+            b, precision = node.at_levels(part)
+            inner[i] = potential_of(Line(b.flatten(0, 1), precision.flatten(0, 1)))
+        return Parameters(at.tables, at.normals, inner, turn), shapes
+
+    def log_rows_by_draw(self, x: Tensor, seen: Tensor, count: int = DRAWS) -> Tensor:
+        """Log density (count, n) of rows x (n, d) at each of the draws of `averaged`."""
+        codes, _ = self.split(x, seen)
+        normal = list(self.layout.normal)
+        kinds = codes.double()
+        kinds[:, normal] = torch.where(seen, x, 0.0)[:, normal]
+        # rows that differ inside groups only are worked out once
+        _, back = torch.cat([kinds, seen.double()], 1).unique(dim=0, return_inverse=True)
+        places = torch.arange(len(x), device=x.device)
+        one = torch.full_like(back[: int(back.max()) + 1], len(x))
+        one = one.scatter_reduce(0, back, places, "amin")
+        turn = torch.arange(count, device=x.device).repeat_interleave(len(one))
+        rows, parts = one.repeat(count), []
+        for part in torch.arange(len(turn), device=x.device).split(WIDE):
+            at, _ = self.averaged(turn[part], count)
+            own = codes[rows[part]], x[rows[part]], seen[rows[part]]
+            parts.append(log_density(self.layout, *own, at))
+        inside = self.log_shapes(x, seen, self.predictive()[1])
+        return torch.cat(parts).view(count, -1)[:, back] + inside
 
     def expected(self) -> Values:
         """exp(E log p) under the guide: what unseen cells are summed under in training."""

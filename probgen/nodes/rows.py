@@ -28,7 +28,8 @@ def log_density(
     places, found = [], []
     for group in groups(layout, seen):
         rows = group.rows
-        terms = terms_of(layout, group, codes[rows], values[rows], seen[rows], at)
+        own = codes[rows], values[rows], seen[rows]
+        terms = terms_of(layout, group, *own, at.take(rows))
         value = terms.log_scale
         if terms.factors:
             value = value + log_sum(terms.factors, layout.states, len(rows))
@@ -67,7 +68,7 @@ def complete_rows(
         for group in groups(layout, seen):
             rows = group.rows
             own = codes[rows], values[rows], seen[rows]
-            found = _complete(layout, group, *own, at, nameable, generator)
+            found = _complete(layout, group, *own, at.take(rows), nameable, generator)
             codes[rows], values[rows] = found
     return codes, values
 

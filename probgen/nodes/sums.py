@@ -11,7 +11,7 @@ Sizes: n rows, c configurations of the discrete parents of a node.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -29,12 +29,19 @@ class Parameters:
 
     `tables` (size, *parent sizes) of the discrete nodes; `normals` of the normal ones, a
     `Potential` each. Of the predictive a normal node is a Student's t, which does not stay one
-    when an unseen node is integrated out: there `inner` holds potentials, to be averaged over.
+    when an unseen node is integrated out: there `inner` holds potentials at several posterior
+    draws, those of a draw after those of the draw before, and `turn` (n,) says which draw each
+    row takes.
     """
 
     tables: dict[int, Tensor]
     normals: Mapping[int, Potential | T]
     inner: dict[int, Potential] | None = None
+    turn: Tensor | None = None
+
+    def take(self, rows: Tensor) -> Parameters:
+        """The same for some of the rows."""
+        return self if self.turn is None else replace(self, turn=self.turn[rows])
 
 
 @dataclass
@@ -230,8 +237,10 @@ def _integral(
 ) -> Integral:
     scope, n = _free(layout, group, nodes), len(codes)
     labels = sorted({p for i in nodes for p in layout.labels[i]} & group.fixed)
-    first, kind = kinds_of(codes[:, labels], [layout.sizes[p] for p in labels])
-    like, count = codes[first], len(first)
+    turn = codes.new_zeros(len(codes)) if at.turn is None else at.turn
+    tags = torch.cat([codes[:, labels], turn[:, None]], 1)
+    first, kind = kinds_of(tags, [*(layout.sizes[p] for p in labels), int(turn.max()) + 1])
+    like, shift, count = codes[first], turn[first], len(first)
     sizes = [layout.sizes[p] for p in scope]
     h = len(hidden)
     quadratic = values.new_zeros(count, *sizes, h, h)
@@ -246,6 +255,7 @@ def _integral(
         off = [a for a, v in enumerate(places) if v not in group.known]
         into = [hidden.index(places[a]) for a in off]
         c = configurations(layout, like, i, scope)
+        c = c + (shift * layout.configurations(i)).view(-1, *[1] * len(scope))
         few = _full(c, count, layout, scope)
         config[i] = many = few[kind]
         block = own.quadratic[few][..., off, :][..., :, off]

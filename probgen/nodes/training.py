@@ -50,10 +50,8 @@ class TrainingRows:
         rows = open_.nonzero()[:, 0]
         part = (codes, values, seen, weight.double())
         held = part if not len(rows) else tuple(t[~open_] for t in part)
-        return cls(
-            source, x._version, settled_statistics(layout, *held), codes[rows], values[rows], seen[rows],
-            weight[rows].double(),
-        )  # fmt: skip
+        left = codes[rows], values[rows], seen[rows], weight[rows].double()
+        return cls(source, x._version, settled_statistics(layout, *held), *left)
 
     def fits(self, source: tuple[Tensor, Tensor, Tensor]) -> bool:
         """Whether this was made from these very tensors."""
