@@ -36,8 +36,12 @@ BENCHMARKS = {
     "vae_tables": True,
     "mnist": True,
     "adbench": True,
+    "structure_learning": True,
+    "structure_continuous": True,
+    "structure_speed": True,
     "compare": True,
     "network_inference": True,
+    "network_fits": True,
 }
 
 

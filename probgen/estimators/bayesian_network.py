@@ -22,6 +22,7 @@ from probgen.graphs.constraints import Constraints
 from probgen.graphs.dag import Dag
 from probgen.graphs.learn import learn
 from probgen.graphs.nodes import NodeRows
+from probgen.nodes.learning import Learner
 from probgen.schema import Schema
 from probgen.session import spawn_seeds
 from probgen.table import Encoded
@@ -150,12 +151,14 @@ class BayesianNetwork(Exchanged):
 
     def _make(self, schema: Schema) -> Family:
         names = _Names(schema)
-        learner = partial(given_graph, names.dag(self.structure)) if not isinstance(
-            self.structure, str
-        ) else partial(
-            learned_graph, method=self.structure, score=self.criterion, root=names.root(self.root),
-            constraints=self._constraints(names),
-        )  # fmt: skip
+        learner: Dag | Learner
+        if isinstance(self.structure, str):
+            learner = partial(
+                learned_graph, method=self.structure, score=self.criterion,
+                root=names.root(self.root), constraints=self._constraints(names),
+            )  # fmt: skip
+        else:
+            learner = names.dag(self.structure)
         return Pair(
             schema, learner, self.sample_size, self.strength, groups=self.groups,
             bins=self.bins, draws=self.draws,
@@ -225,11 +228,6 @@ class _Names:
             if i and slot.kind == "real" and self.slots[i - 1].column == slot.column:
                 found |= {(i, j) for j in range(len(self.slots)) if j != i} | {(i - 1, i)}
         return frozenset(found)
-
-
-def given_graph(dag: Dag, rows: NodeRows, rng: np.random.Generator) -> Dag:
-    """The graph that was given, whatever the rows."""
-    return dag
 
 
 def learned_graph(rows: NodeRows, rng: np.random.Generator, **settings: Any) -> Dag:

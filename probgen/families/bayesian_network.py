@@ -29,6 +29,7 @@ from torch import Tensor
 from probgen.batch import Batch
 from probgen.conditionals import Conditionals
 from probgen.family import Draws, Family
+from probgen.graphs.dag import Dag
 from probgen.leaves import pick
 from probgen.nodes.answers import conditionals_of
 from probgen.nodes.augmenting import augmented_draws
@@ -55,7 +56,7 @@ class BayesianNetwork(Family):
     def __init__(
         self,
         schema: Schema,
-        learner: Learner,
+        learner: Dag | Learner,
         sample_size: float | None = None,
         strength: float = 1.0,
         dof: float = 3.0,
@@ -127,7 +128,7 @@ class BayesianNetwork(Family):
         self.refined = {}
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         begin(
-            self.network, _values(batch), batch.seen, batch.weight.double(), self.learner, seed,
+            self.network, _values(batch), batch.seen, batch.weight, self.learner, seed,
             sample_size=self.sample_size, strength=self.strength, dof=self.dof,
             groups=self.groups, bins=self.bins,
         )  # fmt: skip

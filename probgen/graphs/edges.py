@@ -63,11 +63,11 @@ def edge_probabilities(
     if not graphs:
         raise SchemaError(message("no graphs", "at least one", "draw some"))
     share = np.ones(len(graphs)) if weight is None else np.asarray(weight, dtype=float)
-    share = share / share.sum()
     directed = np.zeros((len(graphs[0]), len(graphs[0])))
     for graph, own in zip(graphs, share, strict=True):
         found = graph.cpdag if equivalent else graph.adjacency
         directed += own * found * np.where(found.T, 0.5, 1.0)
+    directed /= share.sum()
     return EdgeProbabilities(directed, directed + directed.T)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from probgen.errors import SchemaError, message
 from probgen.graphs.constraints import Constraints
@@ -167,8 +168,18 @@ def _canonical(rows: NodeRows) -> list[int]:
             own = tuple(sorted(counts.tolist()))
         else:
             own = (float(f"{np.nansum(rows.weight * rows.values[:, node] ** 4):.9g}"),)
-        keys.append((size, own, node))
-    return [node for _, _, node in sorted(keys)]
+        keys.append((size, own))
+    # equal counts: by the rows in which the states first occur, whatever their numbers
+    tied = [
+        _pattern(rows.codes[:, i]) if keys.count(key) > 1 else b"" for i, key in enumerate(keys)
+    ]
+    return sorted(range(rows.nodes), key=lambda i: (*keys[i], tied[i]))
+
+
+def _pattern(codes: NDArray[np.int64]) -> bytes:
+    """The column with its states renumbered as they occur."""
+    _, first, place = np.unique(codes, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[place.reshape(-1)].tobytes()
 
 
 def _reordered(rows: NodeRows, order: list[int]) -> NodeRows:

@@ -25,6 +25,8 @@ Floats = NDArray[np.float64]
 
 #: Rows of means and of the covariance in the normal-Wishart prior: the least that is proper.
 PRIOR_ROWS = 1.0
+#: Rows whose logarithm is the least price of two numbers in BIC: a few rows fit anything.
+LEAST_ROWS = 20.0
 #: Grouped moments that are kept, in numbers.
 KEPT = 4_000_000
 
@@ -124,7 +126,9 @@ class NormalScores:
         alone = self._alone(moments, node, chosen)
         if self.kind == "bge":
             return bge(moments) - alone, total
-        price = 0.5 * np.log(max(total, 2.0)) * states
+        price = 0.5 * np.log(max(total, LEAST_ROWS)) * states
+        if len(moments) * len(linear) + 1 >= total:  # as many numbers as rows fit anything
+            return -price * len(linear), total
         local = {c: i for i, c in enumerate(which)}
         kept = chosen_terms(
             moments, list(range(len(linear))), [[local[c] for c in own] for own in smooth],
@@ -146,7 +150,7 @@ class NormalScores:
         if self.kind == "bge":
             return bge(moments)
         found = self._fitted((), [0], node, moments, [0], chosen)
-        return found - float(np.log(max(float(moments[0, 0, 0]), 2.0)))
+        return found - float(np.log(max(float(moments[0, 0, 0]), LEAST_ROWS)))
 
     def _fitted(
         self, discrete: tuple[int, ...], columns: list[int], node: int, moments: Floats,

@@ -74,7 +74,8 @@ def exact(
             inside = layer[layer >> node & 1 == 1]
             before = inside ^ (1 << node)
             score = total[before] + sets[node].best[0][local[node][before]]
-            better = score > total[inside] + 1e-9 * np.abs(score)
+            margin = np.where(np.isfinite(score), 1e-9 * np.abs(score), 0.0)
+            better = score > total[inside] + margin
             total[inside[better]], last[inside[better]] = score[better], node
     return _trace(sets, local, last)
 

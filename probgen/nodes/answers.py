@@ -137,7 +137,6 @@ def distribution_of(
     network: Network, x: Tensor, seen: Tensor, values_: Values, node: int
 ) -> Cells:
     """One unseen node of rows x (n, d) given the seen cells of its row, at given parameters."""
-    layout = network.layout
     if not network.is_normal(node):
         every = torch.arange(len(x), device=x.device)
         p = _states(network, x, seen, values_, {node: every})[node]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -11,8 +12,9 @@ from torch import Tensor
 from probgen.graphs.dag import Dag
 from probgen.graphs.nodes import NodeRows
 from probgen.nodes.network import Network
+from probgen.nodes.statistics import Statistics
 from probgen.nodes.tables import best_sample_size
-from probgen.nodes.training import seen_moments, seen_table
+from probgen.nodes.training import TrainingRows, settled_statistics
 
 __all__ = ["Learner", "begin"]
 
@@ -27,7 +29,7 @@ def begin(
     x: Tensor,
     seen: Tensor,
     weight: Tensor,
-    learner: Learner,
+    learner: Dag | Learner,
     seed: int,
     *,
     sample_size: float | None,
@@ -44,7 +46,8 @@ def begin(
         Changed in place.
     x, seen : Tensor (n, d)
     weight : Tensor (n,)
-    learner : callable
+    learner : Dag or callable
+        The graph, or what finds it.
     seed : int
         Of the learner's randomness, and of the first guess at columns that no row sees.
     sample_size : float or None
@@ -63,18 +66,48 @@ def begin(
         network.group(i).lay(x[own, i], weight[own], most)
     network.refresh()
     codes, values = network.split(x, seen)
-    sizes = network.layout.sizes
-    _guess(codes, values, seen, sizes, network.nameable, rng)
     known = seen | ~seen.any(0)
-    rows = NodeRows(
-        torch.where(known & (torch.tensor(sizes) > 0).to(x.device), codes, -1).cpu().numpy(),
-        torch.where(known & (torch.tensor(sizes) == 0).to(x.device), values, torch.nan)
-        .cpu().numpy(),
+    if not bool(seen.any(0).all()):
+        values = values.clone()
+        _guess(codes, values, seen, network.layout.sizes, network.nameable, rng)
+    if isinstance(learner, Dag):
+        network.set_graph(learner)
+    else:
+        network.set_graph(learner(_node_rows(network, codes, values, known, weight), rng))
+    rows = TrainingRows.of(network.layout, codes, values, (x, seen, weight))
+    network.rows = rows
+    if len(rows.weight):
+        counted = settled_statistics(
+            network.layout, codes, values, _families(network, known), weight
+        )
+    else:
+        counted = rows.settled
+    _lay(network, counted, sample_size, strength, dof)
+    for i in network.grouped:
+        network.group(i).learn(x[seen[:, i], i], weight[seen[:, i]], 1.0, FIRST)
+
+
+def _families(network: Network, known: Tensor) -> Tensor:
+    """Cells (n, d) that are known with all their parents."""
+    found = known.clone()
+    for node, parents in enumerate(network.layout.dag.parents):
+        if parents:
+            found[:, node] &= known[:, list(parents)].all(1)
+    return found
+
+
+def _node_rows(
+    network: Network, codes: Tensor, values: Tensor, known: Tensor, weight: Tensor
+) -> NodeRows:
+    """The rows as graphs are learned from them."""
+    sizes = network.layout.sizes
+    discrete = torch.tensor(sizes, device=codes.device) > 0
+    return NodeRows(
+        torch.where(known & discrete, codes, -1).cpu().numpy(),
+        torch.where(known & ~discrete, values, torch.nan).cpu().numpy(),
         tuple(network.nameable.get(i, size) for i, size in enumerate(sizes)),
         weight.double().cpu().numpy(),
-    )  # fmt: skip
-    network.set_graph(learner(rows, rng))
-    _lay(network, codes, values, known, weight, sample_size, strength, dof)
+    )
 
 
 def _guess(
@@ -97,41 +130,21 @@ def _guess(
 
 
 def _lay(
-    network: Network,
-    codes: Tensor,
-    values: Tensor,
-    known: Tensor,
-    weight: Tensor,
-    sample_size: float | None,
-    strength: float,
-    dof: float,
+    network: Network, counted: Statistics, sample_size: float | None, strength: float, dof: float
 ) -> None:
-    layout, sizes = network.layout, network.layout.sizes
-    named = [network.nameable.get(i, size) for i, size in enumerate(sizes)]
-    every = bool(known.all())
-
-    def rows(node: int) -> Tensor | slice:
-        family = [node, *layout.dag.parents[node]]
-        return slice(None) if every else known[:, family].all(1).nonzero()[:, 0]
-
-    counts, cells = {}, {}
-    for i in layout.discrete:
-        counts[i] = seen_table(layout, codes, weight, i, rows(i))
-        cells[i] = int(np.prod([named[v] for v in (i, *layout.labels[i])]))
+    """Priors and first counts of all tables and regressions."""
+    layout = network.layout
+    named = [network.nameable.get(i, size) for i, size in enumerate(layout.sizes)]
+    cells = {i: math.prod(named[v] for v in (i, *layout.labels[i])) for i in layout.discrete}
     if sample_size is None:
         part = [
-            (counts[i][tuple(slice(named[v]) for v in (i, *layout.labels[i]))]
+            (counts[tuple(slice(named[v]) for v in (i, *layout.labels[i]))]
              .reshape(named[i], -1), cells[i])
-            for i in layout.discrete
+            for i, counts in counted.tables.items()
         ]  # fmt: skip
         sample_size = best_sample_size(part)
-    for i in layout.discrete:
-        network.table(i).lay(counts[i].flatten(1) if counts[i].dim() > 1 else counts[i][:, None],
-                             cells[i], sample_size)  # fmt: skip
-    for i in layout.normal:
-        moments = seen_moments(layout, codes, values, weight, i, rows(i))
+    for i, counts in counted.tables.items():
+        network.table(i).lay(counts.reshape(layout.sizes[i], -1), cells[i], sample_size)
+    for i, moments in counted.moments.items():
         network.regression(i).lay(moments, strength, dof)
         network.regression(i).take(moments)
-    for i in network.grouped:
-        seen = known[:, i]
-        network.group(i).learn(values[seen, i], weight[seen], 1.0, FIRST)

@@ -58,7 +58,8 @@ class Network(nn.Module):
                 self.values[str(i)] = GroupNode(whole=slot.kind == "count")
             discrete = grouped or slot.kind == "category"
             self.nodes[str(i)] = TableNode() if discrete else RegressionNode()
-        self._rows: TrainingRows | None = None
+        #: the training rows, prepared: kept between steps
+        self.rows: TrainingRows | None = None
         self._layout: Layout | None = None
 
     @property
@@ -255,10 +256,10 @@ class Network(nn.Module):
         Weights (n,) count `factor` times.
         """
         source = x, seen, weight
-        if self._rows is None or not self._rows.fits(source):
-            self._rows = TrainingRows.of(self.layout, *self.split(x, seen), source)
+        if self.rows is None or not self.rows.fits(source):
+            self.rows = TrainingRows.of(self.layout, *self.split(x, seen), source)
         at, shapes = self.expected()
-        found = self._rows.statistics(self.layout, at, factor)
+        found = self.rows.statistics(self.layout, at, factor)
         total = found.value
         for i in self.grouped:
             rows, own = seen[:, i], factor * weight[seen[:, i]].double()
@@ -269,7 +270,7 @@ class Network(nn.Module):
 
     def forget(self) -> None:
         """Drop what was kept of the training rows."""
-        self._rows = None
+        self.rows = None
 
     def kl(self) -> Tensor:
         """KL(guide || prior) over all globals, nats."""
@@ -310,7 +311,9 @@ class Network(nn.Module):
     def split(self, x: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
         """Codes and values (n, d) of the nodes of rows x (n, d); codes are 0 where unseen."""
         # column by column in memory: that is how codes are read
-        codes = torch.where(seen, x, 0.0).T.long().contiguous().T
+        codes = torch.empty(x.shape[::-1], dtype=torch.int64, device=x.device)
+        codes.copy_(x.T if bool(seen.all()) else torch.where(seen, x, 0.0).T)
+        codes = codes.T
         for i in range(x.shape[1]):
             if str(i) in self.values:
                 codes[:, i] = torch.where(seen[:, i], self.group(i).code(x[:, i]), 0)

@@ -18,7 +18,7 @@ from probgen.nodes.regressions import Potential
 from probgen.nodes.statistics import Statistics, expected_statistics
 from probgen.nodes.sums import Parameters
 
-__all__ = ["TrainingRows", "seen_moments", "seen_table", "settled_statistics"]
+__all__ = ["TrainingRows", "settled_statistics"]
 
 
 @dataclass
@@ -81,13 +81,13 @@ def settled_statistics(
         return slice(None) if every else seen[:, node].nonzero()[:, 0]
 
     return Statistics(
-        {i: seen_table(layout, codes, weight, i, rows(i)) for i in layout.discrete},
-        {i: seen_moments(layout, codes, values, weight, i, rows(i)) for i in layout.normal},
+        {i: _table(layout, codes, weight, i, rows(i)) for i in layout.discrete},
+        {i: _moments(layout, codes, values, weight, i, rows(i)) for i in layout.normal},
         weight.new_zeros(()),
     )
 
 
-def seen_table(
+def _table(
     layout: Layout, codes: Tensor, weight: Tensor, node: int, rows: Tensor | slice
 ) -> Tensor:
     """Weighted counts (size, *parent sizes) of rows that see a node and its parents."""
@@ -99,7 +99,7 @@ def seen_table(
     return torch.bincount(cell, weight[rows], minlength=size).view(shape)
 
 
-def seen_moments(
+def _moments(
     layout: Layout, codes: Tensor, values: Tensor, weight: Tensor, node: int,
     rows: Tensor | slice,
 ) -> Tensor:  # fmt: skip
