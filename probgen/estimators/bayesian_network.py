@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -17,11 +18,15 @@ from probgen.estimators.causes import node_number
 from probgen.estimators.interchange import Exchanged
 from probgen.families.bayesian_network import BayesianNetwork as Pair
 from probgen.family import Family
-from probgen.fitting import fit_starts, reweighted
-from probgen.graphs.constraints import Constraints
+from probgen.fitting import fit_starts
+from probgen.graphs.constraints import Constraints, allowed_edges
 from probgen.graphs.dag import Dag
+from probgen.graphs.edges import bootstrap_graphs
+from probgen.graphs.equivalence import random_equivalent
 from probgen.graphs.learn import learn
 from probgen.graphs.nodes import NodeRows
+from probgen.graphs.order_mcmc import order_mcmc
+from probgen.graphs.scores import Scorer
 from probgen.nodes.learning import Learner
 from probgen.schema import Schema
 from probgen.session import spawn_seeds
@@ -31,6 +36,8 @@ from probgen.training import Training
 __all__ = ["BayesianNetwork"]
 
 Edge = tuple[Hashable, Hashable]
+#: where the graphs of further restarts come from
+Graphs = Literal["half", "plain", "bayesian", "orders"]
 
 
 @dataclass(eq=False, repr=False)
@@ -145,7 +152,7 @@ class BayesianNetwork(Exchanged):
     strength: float = 1.0
     groups: int = 8
     bins: int | None = None
-    bootstrap: bool = True
+    graphs: Graphs = "half"
 
     family: ClassVar[type[Family]] = Pair
 
@@ -175,19 +182,55 @@ class BayesianNetwork(Exchanged):
     def _fits(
         self, make: Callable[[], Family], batch: Batch, training: Training, held: Batch | None
     ) -> Fits:
-        """The fit to all rows, and restarts of which each weighs the rows anew."""
-        first = fit_starts(make, batch, replace(training, restarts=1), held)
-        if training.restarts == 1 or first[0][1].reason == "interrupted":
-            return first
-        if not self.bootstrap:
-            return fit_starts(make, batch, training, held)
-        for seed in spawn_seeds([training.random_state or 0, 4], training.restarts - 1):
+        """The fit to all rows, then fits of them to graphs that resampled rows suggest."""
+        found = fit_starts(make, batch, replace(training, restarts=1), held)
+        first = found[0][0]
+        if training.restarts == 1 or found[0][1].reason == "interrupted":
+            return found
+        assert isinstance(first, Pair)  # noqa: S101 - made by this estimator
+        seeds = spawn_seeds([training.random_state or 0, 4], training.restarts)
+        graphs = self._graphs(first, batch, training.restarts - 1, seeds[0])
+        for graph, seed in zip(graphs, seeds[1:], strict=True):
+
+            def over(graph: Dag = graph) -> Family:
+                family = make()
+                assert isinstance(family, Pair)  # noqa: S101 - made by this estimator
+                family.learner = graph
+                family.network.values = copy.deepcopy(first.network.values)
+                return family
+
             own = replace(training, random_state=seed, restarts=1, checkpoint=None)
-            first += fit_starts(make, reweighted(batch, seed), own, held)
-        return first
+            found += fit_starts(over, batch, own, held)
+        return found
+
+    def _graphs(self, first: Pair, batch: Batch, count: int, seed: int) -> Sequence[Dag]:
+        """Graphs of further restarts."""
+        if not isinstance(self.structure, str):
+            return [first.network.layout.dag] * count
+        rng = np.random.default_rng(seed)
+        rows = first.node_rows(batch)
+        names = _Names(first.schema)
+        known = self._constraints(names)
+        if self.graphs == "orders":
+            return order_mcmc(Scorer(rows, self._marginal), known, draws=count, rng=rng)
+        learner = partial(
+            learned_graph, rng=rng, method=self.structure, score=self.criterion,
+            constraints=known, root=names.root(self.root),
+        )  # fmt: skip
+        graphs = bootstrap_graphs(rows, learner, count, rng, self.graphs)
+        # which graph of a class a score finds is chance, and must not look like knowledge
+        allowed = allowed_edges(rows, known)
+        return [random_equivalent(graph, rng, allowed) for graph in graphs]
+
+    @property
+    def _marginal(self) -> str:
+        """The marginal likelihood that goes with the criterion."""
+        return self.criterion if self.criterion in ("bdeu", "bge", "cg") else "cg"
 
     def _check(self, encoded: Encoded) -> None:
-        check_settings(self, strength=0.0, groups=1)
+        check_settings(
+            self, strength=0.0, groups=1, graphs=("half", "plain", "bayesian", "orders")
+        )
         for name in ("sample_size", "max_parents", "bins"):
             if getattr(self, name) is not None:
                 check_settings(self, **{name: 0.0 if name == "sample_size" else 1})

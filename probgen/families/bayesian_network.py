@@ -30,12 +30,13 @@ from probgen.batch import Batch
 from probgen.conditionals import Conditionals
 from probgen.family import Draws, Family
 from probgen.graphs.dag import Dag
+from probgen.graphs.nodes import NodeRows
 from probgen.leaves import pick
 from probgen.nodes.answers import conditionals_of
 from probgen.nodes.augmenting import augmented_draws
 from probgen.nodes.groups import WeightsByGroup
 from probgen.nodes.intervening import draws_after, network_after
-from probgen.nodes.learning import Learner, begin
+from probgen.nodes.learning import Learner, begin, node_rows
 from probgen.nodes.network import Network
 from probgen.nodes.rows import RowNetwork
 from probgen.schema import Schema
@@ -133,6 +134,11 @@ class BayesianNetwork(Family):
             groups=self.groups, bins=self.bins,
         )  # fmt: skip
 
+    def node_rows(self, batch: Batch) -> NodeRows:
+        """The rows as graphs are learned from them, by the groups that were laid at `start`."""
+        codes, values = self.network.split(_values(batch), batch.seen)
+        return node_rows(self.network, codes, values, batch.seen, batch.weight)
+
     def update(self, batch: Batch, rate: float) -> float:
         """One step of (variational) expectation maximisation; the loss before it."""
         # a batch stands for the whole table
@@ -175,6 +181,23 @@ class BayesianNetwork(Family):
         super().load_tensors({k: v for k, v in values.items() if k not in refined})
         self.refined = {k.removeprefix(REFINED): v for k, v in refined.items()}
         self.network.check()
+
+    def estimate(
+        self, batch: Batch, draws: Draws | None, particles: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, str] | None:
+        """The predictive with the error of rows that are averaged over draws."""
+        open_ = self.network.layout.hidden_inputs(batch.seen)
+        if draws is not None or not bool(open_.any()):
+            return None
+        value = self.exact_log_prob(batch, None)
+        se, ess = torch.zeros_like(value), torch.full_like(value, torch.inf)
+        rows = open_.nonzero()[:, 0]
+        by_draw = self.network.log_rows_by_draw(_values(batch)[rows], batch.seen[rows])
+        share = (by_draw - value[rows]).exp()
+        # draws that lie evenly do better than this, which holds for independent ones
+        se[rows] = share.std(0) / math.sqrt(len(share))
+        ess[rows] = share.sum(0).square() / share.square().sum(0)
+        return value, se, ess, torch.full_like(value, torch.nan), "average over draws"
 
     # --- exact answers --------------------------------------------------------------------
 

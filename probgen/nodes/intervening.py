@@ -54,9 +54,10 @@ def draws_after(network: Network, draws: Draw, settings: Settings) -> Draw:
             shape = layout.shape(i)
             precision = draws[f"precision_{i}"].unflatten(1, shape or (1,))
             b = draws[f"coefficients_{i}"].unflatten(1, shape or (1,))
-            precision = _cut(precision, layout.labels[i], settings, 1).flatten(1)
-            b = _cut(b, layout.labels[i], settings, 1).flatten(1, -2)
-            found[f"precision_{place}"] = precision
+            precision = _cut(precision, layout.labels[i], settings, 1)
+            b = _cut(b, layout.labels[i], settings, 1)
+            b = b.reshape(len(b), -1, b.shape[-1])
+            found[f"precision_{place}"] = precision.reshape(len(b), -1)
             found[f"coefficients_{place}"] = _merged(b, layout.inputs[i], settings)
     return found
 

@@ -16,7 +16,7 @@ from probgen.nodes.statistics import Statistics
 from probgen.nodes.tables import best_sample_size
 from probgen.nodes.training import TrainingRows, settled_statistics
 
-__all__ = ["Learner", "begin"]
+__all__ = ["Learner", "begin", "node_rows"]
 
 #: steps of the densities inside groups before the first pass over the rows
 FIRST = 30
@@ -61,9 +61,9 @@ def begin(
     """
     rng = np.random.default_rng(seed)
     for i in network.grouped:
-        own = seen[:, i]
-        most = groups if network.group(i).whole else bins or groups
-        network.group(i).lay(x[own, i], weight[own], most)
+        own, most = seen[:, i], groups if network.group(i).whole else bins or groups
+        if not len(network.group(i).kernel):  # another fit to the same rows may have laid them
+            network.group(i).lay(x[own, i], weight[own], most)
     network.refresh()
     codes, values = network.split(x, seen)
     known = seen | ~seen.any(0)
@@ -73,7 +73,7 @@ def begin(
     if isinstance(learner, Dag):
         network.set_graph(learner)
     else:
-        network.set_graph(learner(_node_rows(network, codes, values, known, weight), rng))
+        network.set_graph(learner(node_rows(network, codes, values, known, weight), rng))
     rows = TrainingRows.of(network.layout, codes, values, (x, seen, weight))
     network.rows = rows
     if len(rows.weight):
@@ -96,7 +96,7 @@ def _families(network: Network, known: Tensor) -> Tensor:
     return found
 
 
-def _node_rows(
+def node_rows(
     network: Network, codes: Tensor, values: Tensor, known: Tensor, weight: Tensor
 ) -> NodeRows:
     """The rows as graphs are learned from them."""
