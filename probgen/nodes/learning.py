@@ -82,7 +82,7 @@ def begin(
         )
     else:
         counted = rows.settled
-    _lay(network, counted, sample_size, strength, dof)
+    _lay(network, counted, seen.any(0).tolist(), sample_size, strength, dof)
     for i in network.grouped:
         network.group(i).learn(x[seen[:, i], i], weight[seen[:, i]], 1.0, FIRST)
 
@@ -130,9 +130,18 @@ def _guess(
 
 
 def _lay(
-    network: Network, counted: Statistics, sample_size: float | None, strength: float, dof: float
+    network: Network,
+    counted: Statistics,
+    shown: list[bool],
+    sample_size: float | None,
+    strength: float,
+    dof: float,
 ) -> None:
-    """Priors and first counts of all tables and regressions."""
+    """Priors and first counts of all tables and regressions.
+
+    The equivalent sample size goes by tables of columns that some row shows: the random guess at
+    the others says nothing.
+    """
     layout = network.layout
     named = [network.nameable.get(i, size) for i, size in enumerate(layout.sizes)]
     cells = {i: math.prod(named[v] for v in (i, *layout.labels[i])) for i in layout.tabled}
@@ -141,6 +150,7 @@ def _lay(
             (counts[tuple(slice(named[v]) for v in (i, *layout.labels[i]))]
              .reshape(named[i], -1), cells[i])
             for i, counts in counted.tables.items()
+            if all(shown[v] for v in (i, *layout.labels[i]))
         ]  # fmt: skip
         sample_size = best_sample_size(part)
     for i, counts in counted.tables.items():
