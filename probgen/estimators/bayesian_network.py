@@ -42,7 +42,104 @@ Graphs = Literal["half", "plain", "bayesian", "orders"]
 
 @dataclass(eq=False, repr=False)
 class BayesianNetwork(Exchanged):
-    """A Bayesian network."""
+    """A Bayesian network: each column given its parents in a graph that is learned or given.
+
+    Categories, ordered levels, booleans and counts are discrete nodes, with a probability of each
+    level in every configuration of the parents. Real columns (positive, bounded ones and dates by
+    their bijection) are normal nodes, with a linear regression on the normal parents in every
+    configuration of the discrete ones (conditional linear Gaussian). A normal node is no parent
+    of a discrete one. All parameters have conjugate priors and are integrated out of every answer.
+
+    Holes are integrated out in the fit and in every verb, whole columns of them included. Every
+    verb takes ``do={...}``, which asks the network after an intervention; `effect`,
+    `adjustment_sets`, `d_separated` and `markov_blanket` ask of causes. What these answers
+    rest on is on the page "Causes" of the documentation.
+
+    Parameters
+    ----------
+    structure : str or sequence of (parent, child)
+        The edges of a graph that is known, by column names, or how to learn one: "auto",
+        "hill" (hill climbing with tabu and restarts), "orders" (order-based search), "exact"
+        (at most 18 nodes), "chow-liu" (a tree), "tan" (tree-augmented naive Bayes around
+        `root`) or "pc" (independence tests). "auto" is "exact" up to 9 nodes, "orders" up to
+        64 and "hill" beyond (benchmarks/structure_learning.py compares).
+    criterion : {"auto", "bic", "bdeu", "bge", "cg"}
+        Score of a graph: Bayesian information criterion, or the log evidence of discrete
+        nodes ("bdeu"), of normal ones ("bge"), of both ("cg"). "auto" is the log evidence.
+    required, forbidden : sequence of (parent, child)
+        Edges that a learned graph must and must not have.
+    tiers : sequence of sequences of column names
+        Groups in the order of time: no edge leads from a later group to an earlier one.
+        Columns in no group are free.
+    max_parents : int, optional
+        Most parents of a node.
+    root : column name, optional
+        The class of "tan", and the root of "chow-liu".
+    sample_size : float, optional
+        Equivalent sample size: how many rows the prior of a table stands for, shared out over
+        its cells. None takes the power of two of the highest evidence.
+    strength : float
+        How many rows the prior of a regression stands for. It is centred on the regression
+        of all configurations together.
+    groups : int
+        Most states of a count: groups of neighbouring values, with a density inside each.
+    bins : int, optional
+        Cuts real columns into as many groups at most, which makes them discrete nodes.
+    bootstrap : bool
+        With several `restarts`, all but the first weigh the rows at random (Bayesian
+        bootstrap), so that they differ in their graphs as the data leave these open.
+
+    Other parameters are those of `Density`.
+
+    Attributes
+    ----------
+    graph_ : Dag
+        The graph of the first restart, over nodes by number: ``edges``, ``parents``, ...
+    node_names_ : list of str
+        Nodes by number: the columns. A column with atoms is two nodes: ``name[atom]`` (which
+        atom, or none) and ``name`` (the number where there is none).
+    node_kinds_ : list of {"discrete", "normal"}
+    edges_ : data frame
+        ``parent``, ``child`` and, of several restarts, ``probability``.
+    edge_probabilities_ : data frame or None
+        Share of the restarts with an edge from row to column.
+
+    Notes
+    -----
+    Whole numbers are taken as counts, hence as discrete nodes that no real column can point
+    to. Numbers that are measured and rounded (an age, a blood pressure) are better declared
+    real: ``columns={"age": "real"}``.
+
+    A learned graph is one of a class of graphs that fit equally well; `tiers`, `required` and
+    `forbidden` are the place of what else is known.
+
+    References
+    ----------
+    Koller and Friedman (2009), Probabilistic Graphical Models, MIT Press.
+    Heckerman, Geiger and Chickering (1995), Learning Bayesian networks: the combination of
+    knowledge and statistical data, Machine Learning 20.
+    Lauritzen (1992), Propagation of probabilities, means and variances in mixed graphical
+    association models, JASA 87.
+    Friedman, Goldszmidt and Wyner (1999), Data analysis with Bayesian networks: a bootstrap
+    approach, UAI.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> rng = np.random.default_rng(0)
+    >>> rain = rng.random(500) < 0.3
+    >>> sprinkler = rng.random(500) < np.where(rain, 0.05, 0.5)
+    >>> wet = (rain | sprinkler) & (rng.random(500) < 0.9)
+    >>> table = pd.DataFrame({"rain": rain, "sprinkler": sprinkler, "wet": wet})
+    >>> known = [["rain"], ["sprinkler"], ["wet"]]
+    >>> model = BayesianNetwork(tiers=known, random_state=0).fit(table)
+    >>> model.edges_.to_numpy().tolist()
+    [['rain', 'sprinkler'], ['rain', 'wet'], ['sprinkler', 'wet']]
+    >>> float(model.prob("rain", given={"wet": True})) > float(model.prob("rain"))
+    True
+    >>> float(model.prob("rain", do={"wet": True})) == float(model.prob("rain"))
+    True
+    """
 
     structure: str | Sequence[Edge] = "auto"
     criterion: str = "auto"
@@ -53,9 +150,12 @@ class BayesianNetwork(Exchanged):
     root: Hashable | None = None
     sample_size: float | None = None
     strength: float = 1.0
+    dof: float = 3.0
     groups: int = 8
     bins: int | None = None
-    graphs: Graphs = "half"
+    logistic: bool = False
+    approximate: bool = False
+    graphs: Graphs = "plain"
 
     family: ClassVar[type[Family]] = Pair
 
@@ -66,12 +166,13 @@ class BayesianNetwork(Exchanged):
             learner = partial(
                 learned_graph, method=self.structure, score=self.criterion,
                 root=names.root(self.root), constraints=self._constraints(names),
+                logistic=self.logistic,
             )  # fmt: skip
         else:
             learner = names.dag(self.structure)
         return Pair(
-            schema, learner, self.sample_size, self.strength, groups=self.groups,
-            bins=self.bins, draws=self.draws,
+            schema, learner, self.sample_size, self.strength, self.dof, self.groups,
+            bins=self.bins, draws=self.draws, approximate=self.approximate,
         )  # fmt: skip
 
     def _constraints(self, names: _Names) -> Constraints:
@@ -115,14 +216,16 @@ class BayesianNetwork(Exchanged):
         names = _Names(first.schema)
         known = self._constraints(names)
         if self.graphs == "orders":
-            return order_mcmc(Scorer(rows, self._marginal), known, draws=count, rng=rng)
+            return order_mcmc(
+                Scorer(rows, self._marginal, logistic=self.logistic), known, draws=count, rng=rng
+            )
         learner = partial(
             learned_graph, rng=rng, method=self.structure, score=self.criterion,
-            constraints=known, root=names.root(self.root),
+            constraints=known, logistic=self.logistic, root=names.root(self.root),
         )  # fmt: skip
         graphs = bootstrap_graphs(rows, learner, count, rng, self.graphs)
         # which graph of a class a score finds is chance, and must not look like knowledge
-        allowed = allowed_edges(rows, known)
+        allowed = allowed_edges(rows, known, self.logistic)
         return [random_equivalent(graph, rng, allowed) for graph in graphs]
 
     @property
