@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 import pandas as pd
@@ -168,10 +168,12 @@ def test_intervals_are_those_of_dirichlet_draws(discrete):
 # --- a network with known tables ---------------------------------------------------------------
 
 
-def known(seed: int = 0, d: int = 6) -> tuple[pg.BayesianNetwork, np.ndarray]:
+def known(
+    seed: int = 0, d: int = 6, chance: float = 0.45
+) -> tuple[pg.BayesianNetwork, np.ndarray]:
     """A random network and its joint table."""
     rng = np.random.default_rng(seed)
-    dag = Dag.of(d, [(i, j) for j in range(d) for i in range(j) if rng.random() < 0.45])
+    dag = Dag.of(d, [(i, j) for j in range(d) for i in range(j) if rng.random() < chance])
     sizes = [int(s) for s in rng.integers(2, 4, d)]
     tables = []
     for node, own in enumerate(dag.parents):
@@ -231,6 +233,49 @@ def test_conditional_samples_follow_the_posterior(seed):
     np.add.at(counts, tuple(drawn[f"v{i}"].str[1:].astype(int) for i in range(4)), 1)
     error = np.sqrt(wanted * (1 - wanted) / n)
     assert (np.abs(counts / n - wanted) <= FIVE * error + 1 / n).all()
+
+
+def conditional(p: np.ndarray, keep: tuple[int, ...], given: tuple[int, ...]) -> np.ndarray:
+    """p(keep | given), with axes of size 1 for all others."""
+    rest = tuple(i for i in range(p.ndim) if i not in {*keep, *given})
+    own = p.sum(rest, keepdims=True)
+    return own / own.sum(keep, keepdims=True)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_separation_is_independence_in_the_joint(seed):
+    model, p = known(seed, chance=0.35)
+    found = set()
+    for x, y in combinations(range(6), 2):
+        rest = [i for i in range(6) if i not in (x, y)]
+        for size in range(len(rest) + 1):
+            for z in combinations(rest, size):
+                both = conditional(p, (x, y), z)
+                gap = both - both.sum(x, keepdims=True) * both.sum(y, keepdims=True)
+                wanted = bool(np.abs(gap).max() < 1e-10)
+                names = [f"v{i}" for i in z]
+                assert model.d_separated(f"v{x}", f"v{y}", names) == wanted
+                found.add(wanted)
+    assert found == {True, False}
+
+
+def test_a_markov_blanket_makes_all_others_irrelevant():
+    for seed in range(3):
+        model, _ = known(seed)
+        rows = model.sample(40, random_state=0)
+        for v in rows:
+            blanket = model.markov_blanket(v)
+            own = model.log_prob(rows[[v]], given=rows.drop(columns=v))
+            part = (
+                model.log_prob(rows[[v]], given=rows[blanket]) if blanket
+                else model.log_prob(rows[[v]])
+            )  # fmt: skip
+            np.testing.assert_allclose(own, part, rtol=1e-9, atol=1e-12)
+            for other in blanket:  # and none of it is idle
+                less = rows[[b for b in blanket if b != other]]
+                few = model.log_prob(rows[[v]], given=less) if len(less.columns) else (
+                    model.log_prob(rows[[v]]))  # fmt: skip
+                assert np.abs(few - own).max() > 1e-6
 
 
 # --- normal nodes ------------------------------------------------------------------------------
