@@ -39,7 +39,7 @@ Ints = NDArray[np.int64]
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
     "uniform prior over graphs": {"edges": None},
-    "half an edge a node": {"edges": 0.5},
+    "one edge a node": {"edges": 1.0},
     "two edges a node": {"edges": 2.0},
     "ess 1": {"ess": 1.0},
     "ess 10": {"ess": 10.0},
@@ -146,14 +146,14 @@ def brier(folder: Path, name: str, n: int, seeds: int) -> dict[str, float]:
         rows, truth = sample(folder, name, n, seed)
 
         def climb(own: NodeRows) -> Dag:
-            return hill_climb(Scorer(own, "bdeu", ess=5.0, edges=1.0))
+            return hill_climb(Scorer(own, "bdeu", ess=5.0, edges=0.5))
 
         joined = truth.adjacency | truth.adjacency.T
         pairs = np.triu_indices(len(truth), 1)
         for way in found:
             random = np.random.default_rng(seed)
             if way == "order chain":
-                graphs = order_mcmc(Scorer(rows, "bdeu", ess=5.0, edges=1.0), rng=random)
+                graphs = order_mcmc(Scorer(rows, "bdeu", ess=5.0, edges=0.5), rng=random)
             else:
                 graphs = bootstrap_graphs(rows, climb, 20, random, way)
             error = (edge_probabilities(graphs).skeleton - joined)[pairs]

@@ -13,8 +13,8 @@ By data type:
 
 By the numbers, on the seen values:
 
-1. none: empty, left out. One distinct value: constant (also for text and dates), unless a
-   Categorical declares more levels.
+1. none: empty, left out, unless levels are declared (a latent column). One distinct value:
+   constant (also for text and dates), unless a Categorical declares more levels.
 2. Whole numbers >= 0 (integer type, nullable, or floats with holes): count; but if six or more
    distinct values share a step above 1 (3750, 3775, 3800), gridded real or positive.
    Whole numbers with negatives: gridded real.
@@ -116,6 +116,10 @@ def _infer(series: pd.Series, spec: dict[str, Any], dequantise: bool, context: b
     kind = spec.get("kind")
     name, dtype = series.name, cells.dtype_name(series)
     held = series.notna().to_numpy()
+    if not held.any() and kind in LABELLED and spec.get("levels"):
+        levels = tuple(spec["levels"])  # a latent column: declared, and never seen
+        own = cells.dtype_name(pd.Series(list(levels)))
+        return Column(name, kind, own, levels=levels, why="levels declared, never seen")
     if not held.any():
         return _empty(series, dtype, kind)
     if stored == "date" or kind == "date":

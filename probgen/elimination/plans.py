@@ -123,8 +123,8 @@ class Plan:
             f"a network of treewidth {self.width} over its hidden cells, whose exact answer takes "
             f"{needed / 1024**3:,.1f} GiB a row",
             f"at most {limit / 1024**3:,.1f} GiB",
-            "ask for importance sampling, leave fewer cells hidden, or learn with fewer parents "
-            "a node",
+            "set approximate=True for importance sampling, leave fewer cells hidden, or learn "
+            "with fewer parents a node",
         ))  # fmt: skip
 
 

@@ -156,6 +156,8 @@ class BayesianNetwork(Exchanged):
     strength: float = 1.0
     groups: int = 8
     bins: int | None = None
+    logistic: bool = False
+    approximate: bool = False
     graphs: Graphs = "half"
 
     family: ClassVar[type[Family]] = Pair
@@ -167,12 +169,13 @@ class BayesianNetwork(Exchanged):
             learner = partial(
                 learned_graph, method=self.structure, score=self.criterion,
                 root=names.root(self.root), constraints=self._constraints(names),
+                logistic=self.logistic,
             )  # fmt: skip
         else:
             learner = names.dag(self.structure)
         return Pair(
             schema, learner, self.sample_size, self.strength, groups=self.groups,
-            bins=self.bins, draws=self.draws,
+            bins=self.bins, draws=self.draws, approximate=self.approximate,
         )  # fmt: skip
 
     def _constraints(self, names: _Names) -> Constraints:
@@ -216,14 +219,16 @@ class BayesianNetwork(Exchanged):
         names = _Names(first.schema)
         known = self._constraints(names)
         if self.graphs == "orders":
-            return order_mcmc(Scorer(rows, self._marginal), known, draws=count, rng=rng)
+            return order_mcmc(
+                Scorer(rows, self._marginal, logistic=self.logistic), known, draws=count, rng=rng
+            )
         learner = partial(
             learned_graph, rng=rng, method=self.structure, score=self.criterion,
-            constraints=known, root=names.root(self.root),
+            constraints=known, logistic=self.logistic, root=names.root(self.root),
         )  # fmt: skip
         graphs = bootstrap_graphs(rows, learner, count, rng, self.graphs)
         # which graph of a class a score finds is chance, and must not look like knowledge
-        allowed = allowed_edges(rows, known)
+        allowed = allowed_edges(rows, known, self.logistic)
         return [random_equivalent(graph, rng, allowed) for graph in graphs]
 
     @property

@@ -39,11 +39,22 @@ from probgen.nodes.intervening import draws_after, network_after
 from probgen.nodes.learning import Learner, begin, node_rows
 from probgen.nodes.network import Network
 from probgen.nodes.rows import RowNetwork
+from probgen.nodes.softmax import WeightsOfCurve
+from probgen.nodes.sums import too_wide
+from probgen.nodes.weighting import weighted_rows
+from probgen.queries.draws import keyed
+from probgen.queries.estimates import Estimate, estimate_of, exact
+from probgen.queries.noise import Stream, particle_keys
+from probgen.queries.particles import PARTICLES
 from probgen.schema import Schema
 
 __all__ = ["BayesianNetwork"]
 
-#: before the names of the draws of that chain among the tensors
+#: weighted draws of which one completes a row
+CANDIDATES = 256
+#: rows, times particles, that are weighted at once
+WIDE = 2**17
+#: before the names of the draws of the chain among the tensors
 REFINED = "refined."
 
 
@@ -64,9 +75,11 @@ class BayesianNetwork(Family):
         groups: int = 8,
         bins: int | None = None,
         draws: int = 100,
+        approximate: bool = False,
     ) -> None:
         super().__init__(schema)
         self.learner, self.sample_size, self.count = learner, sample_size, draws
+        self.approximate = approximate
         self.strength, self.dof, self.groups, self.bins = strength, dof, groups, bins
         self.network = Network(schema.slots, bins is not None)
         #: posterior draws that a chain over the unseen cells found, in place of the guide's
@@ -78,7 +91,12 @@ class BayesianNetwork(Family):
         """Priors over tables, regressions and shapes, then one site for all slots of a row."""
         net, layout = self.network, self.network.layout
         found: Draws = {}
-        for i in layout.discrete:
+        for i in layout.curved:
+            pull = net.curve(i).pull()
+            zero = torch.zeros_like(net.curve(i).weights)
+            normal = dist.Normal(zero, pull.rsqrt().expand_as(zero)).to_event(3)
+            found[f"weights_{i}"] = pyro.sample(f"weights_{i}", normal)
+        for i in layout.tabled:
             table = net.table(i)
             if not table.fixed:
                 alpha = net.alpha(i)
@@ -102,7 +120,9 @@ class BayesianNetwork(Family):
     def guide(self, batch: Batch) -> None:
         """The conjugate posterior."""
         net, layout = self.network, self.network.layout
-        for i in layout.discrete:
+        for i in layout.curved:
+            pyro.sample(f"weights_{i}", WeightsOfCurve(net.curve(i)))
+        for i in layout.tabled:
             if not net.table(i).fixed:
                 _table_site(i, net.alpha(i))
         for i in layout.normal:
@@ -185,9 +205,14 @@ class BayesianNetwork(Family):
     def estimate(
         self, batch: Batch, draws: Draws | None, particles: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, str] | None:
-        """The predictive with the error of rows that are averaged over draws."""
+        """The predictive with the error of rows that are averaged over draws, or sampled."""
+        if draws is not None:
+            return None
+        sampled = self._sampled(batch)
+        if bool(sampled.any()):
+            return self._with_sampled(batch, sampled, particles)
         open_ = self.network.layout.hidden_inputs(batch.seen)
-        if draws is not None or not bool(open_.any()):
+        if not bool(open_.any()):
             return None
         value = self.exact_log_prob(batch, None)
         se, ess = torch.zeros_like(value), torch.full_like(value, torch.inf)
@@ -198,6 +223,33 @@ class BayesianNetwork(Family):
         se[rows] = share.std(0) / math.sqrt(len(share))
         ess[rows] = share.sum(0).square() / share.square().sum(0)
         return value, se, ess, torch.full_like(value, torch.nan), "average over draws"
+
+    def _sampled(self, batch: Batch) -> Tensor:
+        """Rows (n,) whose unseen cells are sampled, since they have no exact sum: on request."""
+        if not self.approximate:
+            return torch.zeros(len(batch), dtype=torch.bool, device=batch.seen.device)
+        layout = self.network.layout
+        return layout.open_curves(batch.seen) | too_wide(layout, batch.seen)
+
+    def _with_sampled(
+        self, batch: Batch, sampled: Tensor, particles: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, str]:
+        """Rows of which some are sampled by weighting, each by noise of its own content."""
+        rest, rows = (~sampled).nonzero()[:, 0], sampled.nonzero()[:, 0]
+        out = exact(batch.weight.new_zeros(len(batch), dtype=torch.float64), "importance")
+        if len(rest):
+            part = batch.take(rest)
+            known = self.estimate(part, None, particles)
+            value = self.exact_log_prob(part, None) if known is None else None
+            out.put(rest, Estimate(*known) if known else exact(_require(value), "exact"))
+        for some in rows.split(max(1, WIDE // particles)):
+            part = keyed(batch.take(some))
+            keys = particle_keys(_require(part.key), particles)
+            uniform = Stream(keys, axis=0).uniform((len(keys), part.seen.shape[1]))
+            again = _values(part).repeat(particles, 1), part.seen.repeat(particles, 1)
+            weights = weighted_rows(self.network, *again, self.network.predictive(), uniform)[2]
+            out.put(some, estimate_of(True, weights.view(1, particles, len(part))))
+        return out.value, out.se, out.ess, out.khat, "importance"
 
     # --- exact answers --------------------------------------------------------------------
 
@@ -210,6 +262,9 @@ class BayesianNetwork(Family):
                 net.log_rows(x, seen, net.at({n: v[s] for n, v in draws.items()}))
                 for s in range(count)
             ])  # fmt: skip
+        sampled = self._sampled(batch)
+        if bool(sampled.any()):
+            return self._with_sampled(batch, sampled, PARTICLES)[0]
         open_ = net.layout.hidden_inputs(seen)
         if not bool(open_.any()):
             return net.log_rows(x, seen, net.predictive())
@@ -224,6 +279,9 @@ class BayesianNetwork(Family):
         """Unseen cells drawn exactly given the seen ones, from the predictive."""
         x, seen, net = _values(batch), batch.seen, self.network
         generator = self._here(generator)
+        sampled = self._sampled(batch)
+        if bool(sampled.any()):
+            return self._complete_sampled(batch, sampled, generator)
         open_ = net.layout.hidden_inputs(seen)
         if not bool(open_.any()):
             return net.complete(x, seen, net.predictive(), generator)
@@ -234,6 +292,27 @@ class BayesianNetwork(Family):
         out[rows] = net.complete(x[rows], seen[rows], net.averaged(choice), generator)
         return out
 
+    def _complete_sampled(
+        self, batch: Batch, sampled: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Rows of which some are completed by one of many weighted draws."""
+        x, seen, net = _values(batch), batch.seen, self.network
+        out, rest, rows = x.clone(), (~sampled).nonzero()[:, 0], sampled.nonzero()[:, 0]
+        if len(rest):
+            out[rest] = self.complete(batch.take(rest), generator)
+        for some in rows.split(max(1, WIDE // CANDIDATES)):
+            again = x[some].repeat(CANDIDATES, 1), seen[some].repeat(CANDIDATES, 1)
+            uniform = torch.rand(again[0].shape, generator=generator, dtype=torch.float64,
+                                 device=x.device).clamp(1e-12, 1 - 1e-12)  # fmt: skip
+            codes, values, log_weight = weighted_rows(
+                net, *again, net.predictive(), uniform, reserved=False
+            )
+            share = log_weight.view(CANDIDATES, -1).softmax(0).nan_to_num(1 / CANDIDATES)
+            at = pick(share.T, generator) * len(some) + torch.arange(len(some), device=x.device)
+            shapes = net.predictive()[1]
+            out[some] = net.joined(x[some], seen[some], codes[at], values[at], shapes, generator)
+        return out
+
     def complete_at(self, batch: Batch, draw: Draws, generator: torch.Generator) -> Tensor:
         """Unseen cells drawn exactly given the seen ones, at one draw of the globals."""
         at = self.network.at({name: value[0] for name, value in draw.items()})
@@ -241,7 +320,7 @@ class BayesianNetwork(Family):
 
     def conditionals(self, batch: Batch) -> Conditionals | None:
         """Each unseen cell given the seen ones of its row; from draws of real columns in bins."""
-        if self.bins is not None:
+        if self.bins is not None or bool(self._sampled(batch).any()):
             return None
         with torch.no_grad():
             return conditionals_of(self.network, _values(batch), batch.seen)
@@ -252,7 +331,7 @@ class BayesianNetwork(Family):
         """The pair after some nodes are set, over a schema without their slots."""
         found = BayesianNetwork(
             schema, self.learner, self.sample_size, self.strength, self.dof, self.groups,
-            self.bins, self.count,
+            self.bins, self.count, self.approximate,
         )  # fmt: skip
         found.network = network_after(self.network, settings)
         found.refined = draws_after(self.network, self.refined, settings)
@@ -265,6 +344,11 @@ class BayesianNetwork(Family):
             return generator
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         return torch.Generator(device).manual_seed(seed)
+
+
+def _require(found: Tensor | None) -> Tensor:
+    assert found is not None  # noqa: S101 - just made
+    return found
 
 
 def _table_site(node: int, alpha: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ def learn(
     constraints: Constraints | None = None,
     rng: np.random.Generator | None = None,
     ess: float | None = None,
-    edges: float | None = 1.0,
+    edges: float | None = 0.5,
     logistic: bool = False,
     start: Dag | None = None,
     root: int | None = None,
@@ -61,7 +61,7 @@ def learn(
         Equivalent sample size of BDeu in rows; None for that of the most evidence.
     edges : float, optional
         Expected edges a node of the prior over graphs; None for a uniform prior.
-        `benchmarks/structure_learning.py` chose 1.
+        `benchmarks/structure_learning.py --settings` chose 0.5, with little between 0.5 and 1.
     logistic : bool
         Discrete nodes may have normal parents.
     start : Dag, optional

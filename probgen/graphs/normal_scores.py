@@ -112,14 +112,21 @@ class NormalScores:
             width += blocks[-1].shape[1]
         self.design = np.concatenate(blocks, axis=1)
 
-    def gain(self, node: int, parents: tuple[int, ...]) -> tuple[float, float]:
-        """Score less that without parents, both on the rows that show all, and their weight."""
+    def gain(
+        self, node: int, parents: tuple[int, ...], shown: tuple[int, ...] = ()
+    ) -> tuple[float, float]:
+        """Score less that without parents, both on the rows that show all, and their weight.
+
+        The rows also show the nodes in `shown`.
+        """
         discrete = tuple(sorted(p for p in parents if self.sizes[p]))
         normal = [p for p in parents if not self.sizes[p]]
         linear = [0, *(self.place[p] for p in normal)]
         smooth = [self.smooth[p] for p in normal]
         which = [*linear, *(c for own in smooth for c in own), self.place[node]]
-        chosen = self._chosen(discrete, which)
+        more = tuple(i for i in shown if self.sizes[i])
+        columns = [*which, *(self.place[i] for i in shown if not self.sizes[i])]
+        chosen = self._chosen(discrete + more, columns)
         moments = self._moments(discrete, which, chosen)
         total = float(moments[:, 0, 0].sum())
         states = int(np.prod([self.sizes[p] for p in discrete], dtype=float))

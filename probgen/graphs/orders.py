@@ -108,8 +108,9 @@ def order_search(
     *,
     start: Dag | None = None,
     candidates: int = 10,
-    most: int = MOST_PARENTS,
-    restarts: int = 10,
+    most: int = 4,
+    restarts: int = 100,
+    rounds: int = 2,
     rng: np.random.Generator | None = None,
 ) -> Dag:
     """A graph of high score by local search over orders.
@@ -131,6 +132,9 @@ def order_search(
     most : int
         Most parents of a node, unless `constraints.max_parents` says less.
     restarts : int
+        Of each round; `benchmarks/structure_learning.py --settings` compares.
+    rounds : int
+        The candidates are chosen anew, near the best graph so far, at most so often.
     rng : numpy Generator, optional
         For the restarts; seed 0 by default.
 
@@ -142,23 +146,36 @@ def order_search(
     constraints = constraints or Constraints()
     rng = rng if rng is not None else np.random.default_rng(0)
     start = start if start is not None else hill_climb(scorer, constraints)
-    sets = parent_sets(
-        scorer, constraints, most=_limit(constraints, most), candidates=candidates, near=start
-    )
-    order, score = _improve(sets, list(start.order))
+    best, score = start, scorer.graph(start)
+    for _ in range(rounds):
+        sets = parent_sets(
+            scorer, constraints, most=_limit(constraints, most), candidates=candidates, near=best
+        )
+        graph = _restarted(sets, list(best.order), restarts, rng)
+        now = scorer.graph(graph)
+        if now <= score + 1e-9 * abs(score):
+            break
+        best, score = graph, now
+    return best
+
+
+def _restarted(
+    sets: tuple[ParentSets, ...], start: list[int], restarts: int, rng: np.random.Generator
+) -> Dag:
+    """The graph of the best order found from a start and from disturbed ones."""
+    order, score = _improve(sets, start)
     for _ in range(restarts):
         moved = list(order)
-        for _ in range(max(3, len(moved) // 6)):
+        for _ in range(max(3, int(rng.integers(1 + len(moved) // 3)))):
             moved.insert(int(rng.integers(len(moved))), moved.pop(int(rng.integers(len(moved)))))
         found, now = _improve(sets, moved)
-        if now > score:
+        if now > score + 1e-9 * abs(score):
             order, score = found, now
-    masks = masks_of(sets, order)
-    graph = Dag(
-        tuple(own.parents(int(own.best[1][m])) for own, m in zip(sets, masks, strict=True))
+    chosen = (
+        own.parents(int(own.best[1][mask]))
+        for own, mask in zip(sets, masks_of(sets, order), strict=True)
     )
-    # the candidates may lack what the start graph has
-    return graph if scorer.graph(graph) >= scorer.graph(start) else start
+    return Dag(tuple(chosen))
 
 
 def masks_of(sets: tuple[ParentSets, ...], order: list[int]) -> list[int]:

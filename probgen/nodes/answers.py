@@ -29,12 +29,15 @@ FEWER = 64
 __all__ = ["conditionals_of", "distribution_of"]
 
 
-def conditionals_of(network: Network, x: Tensor, seen: Tensor) -> Conditionals:
+def conditionals_of(network: Network, x: Tensor, seen: Tensor) -> Conditionals | None:
     """Every unseen cell of rows x (n, d) given the seen cells of its row, under the predictive.
 
     Rows in which an unseen normal node has unseen inputs or seen descendants are averaged over
-    draws of the regressions.
+    draws of the regressions. None where a softmax node counts with unseen normal parents.
     """
+    layout = network.layout
+    if any(bool((~seen[:, list(layout.inputs[i])]).any()) for i in layout.curved):
+        return None
     open_ = network.layout.entangled(seen)
     parts = []
     closed, rows = (~open_).nonzero()[:, 0], open_.nonzero()[:, 0]

@@ -27,7 +27,7 @@ from torch import Tensor
 from probgen.nodes.layout import Layout, mixed_radix
 from probgen.nodes.network import Network, Values
 from probgen.nodes.regressions import Potential
-from probgen.nodes.sums import cells_of
+from probgen.nodes.sums import state_probabilities
 
 __all__ = ["Noise", "counterfactual_rows"]
 
@@ -74,7 +74,8 @@ def counterfactual_rows(
             new_values[:, i] = new_middle + (values[:, i] - middle) / sd * new_sd
             told[:, i] = new_values[:, i]
             continue
-        before, after = (_probabilities(layout, at.tables[i], i, c) for c in (codes, new_codes))
+        before = state_probabilities(layout, at, i, codes, values)
+        after = state_probabilities(layout, at, i, new_codes, new_values)
         keep = network.nameable.get(i, layout.sizes[i])
         new = _state(codes[:, i], before[:, :keep], after[:, :keep], noise, generator)
         # with the same parents the same noise leads to the same state
@@ -84,13 +85,6 @@ def counterfactual_rows(
             drawn = network.group(i).draw(new_codes[:, i], shapes[i], generator)
             told[:, i] = torch.where(new_codes[:, i] == codes[:, i], x[:, i], drawn)
     return told
-
-
-def _probabilities(layout: Layout, table: Tensor, node: int, codes: Tensor) -> Tensor:
-    parents = [codes[:, p] for p in layout.labels[node]]
-    if not parents:
-        return table.expand(len(codes), -1)
-    return cells_of(table, list(range(1, table.dim())), parents)
 
 
 def _line(

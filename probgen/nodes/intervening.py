@@ -16,6 +16,7 @@ from torch import Tensor
 from probgen.graphs.dag import Dag
 from probgen.nodes.layout import Layout
 from probgen.nodes.network import Draw, Network
+from probgen.nodes.softmax import SoftmaxNode
 
 __all__ = ["draws_after", "network_after"]
 
@@ -32,6 +33,8 @@ def network_after(network: Network, settings: Settings) -> Network:
     found = Network(slots, network.binned).to(network.edges.device)
     for i in kept:
         place = str(number[i])
+        if i in layout.curved and not all(p in settings for p in layout.inputs[i]):
+            found.curves[place] = _curve_after(network, layout, i, settings)
         found.nodes[place] = _node_after(network, layout, i, settings)
         if str(i) in network.values:
             found.values[place] = copy.deepcopy(network.values[str(i)])
@@ -50,6 +53,17 @@ def draws_after(network: Network, draws: Draw, settings: Settings) -> Draw:
             found[f"probs_{place}"] = _cut(draws[f"probs_{i}"], layout.labels[i], settings, 1)
         if f"shape_{i}" in draws:
             found[f"shape_{place}"] = draws[f"shape_{i}"]
+        if f"weights_{i}" in draws:
+            w = draws[f"weights_{i}"].unflatten(1, layout.shape(i) or (1,))
+            w = _cut(w, layout.labels[i], settings, 1)
+            w = w.reshape(len(w), -1, *w.shape[-2:])
+            w = _merged(w, layout.inputs[i], settings)
+            if w.shape[-1] > 1:
+                found[f"weights_{place}"] = w
+            else:  # no normal parent is left: a table
+                left = [layout.sizes[p] for p in layout.labels[i] if p not in settings]
+                p = _levels_of(w)
+                found[f"probs_{place}"] = p.unflatten(1, left) if left else p[:, 0]
         if f"precision_{i}" in draws:
             shape = layout.shape(i)
             precision = draws[f"precision_{i}"].unflatten(1, shape or (1,))
@@ -81,20 +95,44 @@ def _merged(b: Tensor, inputs: tuple[int, ...], settings: Settings) -> Tensor:
     return torch.stack([level, *rest], -1)
 
 
+def _chosen(network: Network, layout: Layout, node: int, settings: Settings) -> Tensor:
+    """Configurations of a node that agree with what is set."""
+    every = torch.arange(layout.configurations(node), device=network.edges.device)
+    return _cut(every.view(layout.shape(node)), layout.labels[node], settings, 0).reshape(-1)
+
+
+def _levels_of(weights: Tensor) -> Tensor:
+    """Probabilities (s, c, k) from weights (s, c, k, 1) without normal parents."""
+    return weights[..., 0].softmax(-1)
+
+
+def _curve_after(network: Network, layout: Layout, node: int, settings: Settings) -> SoftmaxNode:
+    found = network.curve(node).in_configurations(_chosen(network, layout, node, settings))
+    inputs = layout.inputs[node]
+    for place in reversed(range(len(inputs))):
+        if inputs[place] in settings:
+            found = found.at_value(place, float(settings[inputs[place]]))
+    return found
+
+
 def _node_after(
     network: Network, layout: Layout, node: int, settings: Settings
 ) -> torch.nn.Module:
     labels = layout.labels[node]
     if not network.is_normal(node):
         table = copy.deepcopy(network.table(node))
+        if node in layout.curved:
+            if all(p in settings for p in layout.inputs[node]):
+                curve = _curve_after(network, layout, node, settings)
+                table.given = _levels_of(curve.predictive()).mean(0).T
+                table.counts = torch.zeros_like(table.given)
+            return table
         shape = layout.shape(node) or (1,)
         table.counts = _flat(_cut(table.counts.unflatten(1, shape), labels, settings, 1))
         if table.fixed:
             table.given = _flat(_cut(table.given.unflatten(1, shape), labels, settings, 1))
         return table
-    every = torch.arange(layout.configurations(node), device=network.edges.device)
-    chosen = _cut(every.view(layout.shape(node)), labels, settings, 0).reshape(-1)
-    found = network.regression(node).in_configurations(chosen)
+    found = network.regression(node).in_configurations(_chosen(network, layout, node, settings))
     inputs = layout.inputs[node]
     for place in reversed(range(len(inputs))):
         if inputs[place] in settings:

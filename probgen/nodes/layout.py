@@ -45,6 +45,16 @@ class Layout:
         return tuple(i for i, size in enumerate(self.sizes) if not size)
 
     @cached_property
+    def tabled(self) -> tuple[int, ...]:
+        """Numbers of the discrete nodes whose parents are discrete: they have tables."""
+        return tuple(i for i in self.discrete if not self.inputs[i])
+
+    @cached_property
+    def curved(self) -> tuple[int, ...]:
+        """Numbers of the discrete nodes with normal parents: softmax regressions."""
+        return tuple(i for i in self.discrete if self.inputs[i])
+
+    @cached_property
     def labels(self) -> tuple[tuple[int, ...], ...]:
         """Discrete parents of each node."""
         return tuple(tuple(p for p in own if self.sizes[p]) for own in self.dag.parents)
@@ -71,6 +81,14 @@ class Layout:
         for i in self.normal:
             if self._below[i]:
                 found |= ~seen[:, i] & seen[:, self._below[i]].any(1)
+        return found
+
+    def open_curves(self, seen: Tensor) -> Tensor:
+        """Rows (n,) with an unseen normal parent of a softmax node that counts: no exact sum."""
+        found = torch.zeros(len(seen), dtype=torch.bool, device=seen.device)
+        informed = self.informed(seen) if self.curved else seen
+        for i in self.curved:
+            found |= informed[:, i] & ~seen[:, list(self.inputs[i])].all(1)
         return found
 
     def entangled(self, seen: Tensor) -> Tensor:

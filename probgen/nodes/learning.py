@@ -11,7 +11,7 @@ from torch import Tensor
 
 from probgen.graphs.dag import Dag
 from probgen.graphs.nodes import NodeRows
-from probgen.nodes.network import Network
+from probgen.nodes.network import Network, joined_rows
 from probgen.nodes.statistics import Statistics
 from probgen.nodes.tables import best_sample_size
 from probgen.nodes.training import TrainingRows, settled_statistics
@@ -82,7 +82,7 @@ def begin(
         )
     else:
         counted = rows.settled
-    _lay(network, counted, sample_size, strength, dof)
+    _lay(network, counted, seen.any(0).tolist(), sample_size, strength, dof)
     for i in network.grouped:
         network.group(i).learn(x[seen[:, i], i], weight[seen[:, i]], 1.0, FIRST)
 
@@ -130,21 +130,34 @@ def _guess(
 
 
 def _lay(
-    network: Network, counted: Statistics, sample_size: float | None, strength: float, dof: float
+    network: Network,
+    counted: Statistics,
+    shown: list[bool],
+    sample_size: float | None,
+    strength: float,
+    dof: float,
 ) -> None:
-    """Priors and first counts of all tables and regressions."""
+    """Priors and first counts of all tables and regressions.
+
+    The equivalent sample size goes by tables of columns that some row shows: the random guess at
+    the others says nothing.
+    """
     layout = network.layout
     named = [network.nameable.get(i, size) for i, size in enumerate(layout.sizes)]
-    cells = {i: math.prod(named[v] for v in (i, *layout.labels[i])) for i in layout.discrete}
+    cells = {i: math.prod(named[v] for v in (i, *layout.labels[i])) for i in layout.tabled}
     if sample_size is None:
         part = [
             (counts[tuple(slice(named[v]) for v in (i, *layout.labels[i]))]
              .reshape(named[i], -1), cells[i])
             for i, counts in counted.tables.items()
+            if all(shown[v] for v in (i, *layout.labels[i]))
         ]  # fmt: skip
         sample_size = best_sample_size(part)
     for i, counts in counted.tables.items():
         network.table(i).lay(counts.reshape(layout.sizes[i], -1), cells[i], sample_size)
+    for i, rows in counted.curves.items():
+        network.curve(i).lay(layout.configurations(i), layout.sizes[i], len(layout.inputs[i]))
+        network.curve(i).learn(*joined_rows(rows), FIRST)
     for i, moments in counted.moments.items():
         network.regression(i).lay(moments, strength, dof)
         network.regression(i).take(moments)

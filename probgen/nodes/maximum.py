@@ -11,7 +11,7 @@ from probgen.nodes.groups import GroupNode
 from probgen.nodes.layout import Group, groups
 from probgen.nodes.network import Network, Values
 from probgen.nodes.regressions import LOG_2PI
-from probgen.nodes.sums import Direct, Integral, Terms, terms_of
+from probgen.nodes.sums import Integral, Terms, terms_of
 
 __all__ = ["most_probable_rows"]
 
@@ -73,7 +73,7 @@ def _peaks(terms: Terms) -> tuple[list[Factor], Tensor]:
     factors = [f for f in terms.factors]
     scale = terms.log_scale.clone()
     for part in terms.parts:
-        if isinstance(part, Direct):
+        if not isinstance(part, Integral):
             continue
         h = len(part.hidden)
         log_det = 2 * part.root.diagonal(dim1=-2, dim2=-1).log().sum(-1)[part.kind]

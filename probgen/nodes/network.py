@@ -13,15 +13,18 @@ from probgen.nodes.groups import GroupNode
 from probgen.nodes.layout import Layout
 from probgen.nodes.regressions import Line, RegressionNode, potential_of
 from probgen.nodes.rows import complete_rows, log_density
+from probgen.nodes.softmax import SoftmaxNode
 from probgen.nodes.statistics import Statistics
 from probgen.nodes.sums import Parameters
 from probgen.nodes.tables import TableNode
 from probgen.nodes.training import TrainingRows
 
-__all__ = ["Network", "Values"]
+__all__ = ["Network", "Values", "joined_rows"]
 
 #: steps of the densities inside groups for each of the tables and regressions: they are cheap
 STEPS = 5
+#: Newton steps of softmax regressions for each of the tables
+NEWTON = 3
 #: rows, times draws, that are worked out at once
 WIDE = 2**17
 #: posterior draws over which rows are averaged where the predictive has no closed form
@@ -30,6 +33,12 @@ DRAWS = 256
 Values = tuple[Parameters, dict[int, Tensor]]
 #: values of the parameters by site name
 Draw = dict[str, Tensor]
+
+
+def joined_rows(rows: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Several sets of rows (n, q) with shares (n, c, k) as one."""
+    r, share = zip(*rows, strict=True)
+    return torch.cat(r), torch.cat(share)
 
 
 class Network(nn.Module):
@@ -52,12 +61,15 @@ class Network(nn.Module):
         self.register_buffer("edges", torch.zeros(d, d, dtype=torch.int64))
         self.nodes = nn.ModuleDict()
         self.values = nn.ModuleDict()
+        self.curves = nn.ModuleDict()
         for i, slot in enumerate(self.slots):
             grouped = slot.kind == "count" or (slot.kind == "real" and binned)
             if grouped:
                 self.values[str(i)] = GroupNode(whole=slot.kind == "count")
             discrete = grouped or slot.kind == "category"
             self.nodes[str(i)] = TableNode() if discrete else RegressionNode()
+            if discrete:
+                self.curves[str(i)] = SoftmaxNode()
         #: the training rows, prepared: kept between steps
         self.rows: TrainingRows | None = None
         self._layout: Layout | None = None
@@ -84,8 +96,8 @@ class Network(nn.Module):
             if self.is_normal(i):
                 sizes.append(0)
             else:
-                # no level is unforeseen where the table is known
-                size = slot.size - (slot.reserved and self.table(i).fixed)
+                # a table that is known has the states that it has: none may be unforeseen
+                size = len(self.table(i).given) or slot.size
                 sizes.append(self.group(i).size if str(i) in self.values else size)
         return sizes
 
@@ -101,6 +113,10 @@ class Network(nn.Module):
         """The regressions of a normal node."""
         return self.nodes[str(node)]  # type: ignore[return-value]
 
+    def curve(self, node: int) -> SoftmaxNode:
+        """The softmax regressions of a discrete node with normal parents."""
+        return self.curves[str(node)]  # type: ignore[return-value]
+
     def group(self, node: int) -> GroupNode:
         """The groups of a node, and the density of values inside."""
         return self.values[str(node)]  # type: ignore[return-value]
@@ -111,7 +127,7 @@ class Network(nn.Module):
         return {
             i: s.size - 1
             for i, s in enumerate(self.slots)
-            if s.reserved and not self.table(i).fixed
+            if s.reserved and len(self.table(i).given) in (0, s.size)
         }
 
     @property
@@ -159,7 +175,11 @@ class Network(nn.Module):
         """Raise ValueError unless the graph and the shapes of all parameters fit together."""
         self.refresh()
         layout = self.layout  # a graph with a cycle is refused here
-        for i in layout.discrete:
+        for i in layout.curved:
+            size = layout.configurations(i), layout.sizes[i], len(layout.inputs[i]) + 1
+            if self.curve(i).weights.shape != size:
+                raise ValueError(f"weights of shape {tuple(self.curve(i).weights.shape)}")
+        for i in layout.tabled:
             shape = (layout.sizes[i], layout.configurations(i))
             own = self.table(i)
             if own.counts.shape != shape or own.given.shape not in (shape, (0, 0)):
@@ -176,24 +196,26 @@ class Network(nn.Module):
         """Parameters, and log weights inside groups, at given values of the globals."""
         layout = self.layout
         tables = {
-            i: self._shaped(i, self.table(i).given)
-            if self.table(i).fixed
-            else draw[f"probs_{i}"].movedim(-1, 0)
-            for i in layout.discrete
+            i: draw[f"probs_{i}"].movedim(-1, 0)
+            if f"probs_{i}" in draw
+            else self._shaped(i, self.table(i).given)
+            for i in layout.tabled
         }
         normals = {
             i: potential_of(Line(draw[f"coefficients_{i}"], draw[f"precision_{i}"]))
             for i in layout.normal
         }
         shapes = {i: draw[f"shape_{i}"].clamp_min(1e-300).log() for i in self.grouped}
-        return Parameters(tables, normals), shapes
+        curves = {i: draw[f"weights_{i}"][None] for i in layout.curved}
+        return Parameters(tables, normals, curves), shapes
 
     def predictive(self) -> Values:
         """Expected tables, Student's t, expected weights inside groups."""
         layout = self.layout
-        tables = {i: self._shaped(i, self.table(i).mean()) for i in layout.discrete}
+        tables = {i: self._shaped(i, self.table(i).mean()) for i in layout.tabled}
         normals = {i: self.regression(i).predictive() for i in layout.normal}
-        return Parameters(tables, normals), {i: self.group(i).mean() for i in self.grouped}
+        curves = {i: self.curve(i).predictive() for i in layout.curved}
+        return Parameters(tables, normals, curves), {i: self.group(i).mean() for i in self.grouped}
 
     def averaged(self, turn: Tensor, count: int = DRAWS) -> Values:
         """The predictive with regressions at posterior draws: its average over these is exact.
@@ -212,7 +234,7 @@ class Network(nn.Module):
         for (i, node), part in zip(nodes.items(), levels.split(widths, 1), strict=True):
             b, precision = node.at_levels(part)
             inner[i] = potential_of(Line(b.flatten(0, 1), precision.flatten(0, 1)))
-        return Parameters(at.tables, at.normals, inner, turn), shapes
+        return Parameters(at.tables, at.normals, at.curves, inner, turn), shapes
 
     def log_rows_by_draw(self, x: Tensor, seen: Tensor, count: int = DRAWS) -> Tensor:
         """Log density (count, n) of rows x (n, d) at each of the draws of `averaged`."""
@@ -237,9 +259,12 @@ class Network(nn.Module):
     def expected(self) -> Values:
         """exp(E log p) under the guide: what unseen cells are summed under in training."""
         layout = self.layout
-        tables = {i: self._shaped(i, self.table(i).expected()) for i in layout.discrete}
+        tables = {i: self._shaped(i, self.table(i).expected()) for i in layout.tabled}
         normals = {i: self.regression(i).expected() for i in layout.normal}
-        return Parameters(tables, normals), {i: self.group(i).expected() for i in self.grouped}
+        curves = {i: self.curve(i).weights[None] for i in layout.curved}
+        return Parameters(tables, normals, curves), {
+            i: self.group(i).expected() for i in self.grouped
+        }
 
     def blend(self, found: Statistics, rate: float) -> None:
         """Move the counts and moments towards those of some rows."""
@@ -247,6 +272,11 @@ class Network(nn.Module):
             if not self.table(i).fixed:
                 own = self.table(i)
                 own.counts = own.counts.lerp(counts.reshape(own.counts.shape), rate)
+        for i, rows in found.curves.items():
+            if rate == 1:
+                self.curve(i).learn(*joined_rows(rows), NEWTON)
+            else:
+                self.curve(i).approach(*joined_rows(rows), rate)
         for i, moments in found.moments.items():
             self.regression(i).take(self.regression(i).moments.lerp(moments, rate))
 
@@ -275,16 +305,21 @@ class Network(nn.Module):
     def kl(self) -> Tensor:
         """KL(guide || prior) over all globals, nats."""
         total = self.edges.new_zeros((), dtype=torch.float64)
-        for node in (*self.nodes.values(), *self.values.values()):
+        layout = self.layout
+        for i in (*layout.tabled, *layout.normal):
+            total = total + self.nodes[str(i)].kl()  # type: ignore[operator]
+        for node in (*self.values.values(), *(self.curve(i) for i in layout.curved)):
             total = total + node.kl()  # type: ignore[operator]
         return total
 
     def point(self) -> Draw:
         """Posterior means of tables, coefficients and precisions."""
         draw: Draw = {}
-        for i in self.layout.discrete:
+        for i in self.layout.tabled:
             if not self.table(i).fixed:
                 draw[f"probs_{i}"] = self._shaped(i, self.table(i).mean()).movedim(0, -1)
+        for i in self.layout.curved:
+            draw[f"weights_{i}"] = self.curve(i).weights
         for i in self.layout.normal:
             line = self.regression(i).point()
             draw[f"coefficients_{i}"], draw[f"precision_{i}"] = line
@@ -295,10 +330,12 @@ class Network(nn.Module):
     def posterior_draws(self, count: int, generator: torch.Generator) -> Draw:
         """`count` draws of the conjugate posterior, each (S, ...)."""
         draws: Draw = {}
-        for i in self.layout.discrete:
+        for i in self.layout.tabled:
             if not self.table(i).fixed:
                 own = self.table(i).draws(count, generator)
                 draws[f"probs_{i}"] = self._shaped(i, own).movedim(1, -1)
+        for i in self.layout.curved:
+            draws[f"weights_{i}"] = self.curve(i).draws(count, generator)
         for i in self.layout.normal:
             line = self.regression(i).draws(count, generator)
             draws[f"coefficients_{i}"], draws[f"precision_{i}"] = line
@@ -360,13 +397,20 @@ class Network(nn.Module):
         codes, values = complete_rows(
             self.layout, codes, values, seen, at, {} if reserved else self.nameable, generator
         )
-        x = torch.zeros_like(values)
+        return self.joined(x, seen, codes, values, shapes, generator)
+
+    def joined(
+        self, x: Tensor, seen: Tensor, codes: Tensor, values: Tensor, shapes: dict[int, Tensor],
+        generator: torch.Generator,
+    ) -> Tensor:  # fmt: skip
+        """Rows (n, d) from codes and values; what lies inside an unseen group is drawn."""
+        out = torch.where(seen, x, 0.0)
         for i in range(x.shape[1]):
             if self.is_normal(i):
-                x[:, i] = values[:, i]
-            elif str(i) not in self.values:
-                x[:, i] = codes[:, i].double()
-            else:
+                new = values[:, i]
+            elif str(i) in self.values:
                 new = self.group(i).draw(codes[:, i], shapes[i], generator)
-                x[:, i] = torch.where(seen[:, i], values[:, i], new)
-        return x
+            else:
+                new = codes[:, i].double()
+            out[:, i] = torch.where(seen[:, i], x[:, i], new)
+        return out

@@ -16,7 +16,7 @@ from probgen.elimination.sums import log_sum
 from probgen.leaves import gamma_draws, pick
 from probgen.nodes.layout import Group, Layout, groups
 from probgen.nodes.regressions import T
-from probgen.nodes.sums import Integral, Parameters, Terms, cells_of, terms_of
+from probgen.nodes.sums import Integral, Parameters, Terms, state_probabilities, terms_of
 
 __all__ = ["RowNetwork", "complete_rows", "log_density", "posterior_table"]
 
@@ -97,10 +97,7 @@ def _complete(
         if node in kept:
             continue
         if layout.sizes[node]:
-            table = at.tables[node]
-            parents = [codes[:, p] for p in layout.labels[node]]
-            axes = list(range(1, table.dim()))
-            weights = cells_of(table, axes, parents) if axes else table.expand(len(codes), -1)
+            weights = state_probabilities(layout, at, node, codes, values)
             codes[:, node] = pick(weights[:, : nameable.get(node)], generator)
         else:
             values[:, node] = _draw_normal(layout, codes, values, node, at, generator)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from probgen.elimination.sums import log_sum
 from probgen.nodes.layout import Group, Layout, groups
-from probgen.nodes.sums import Direct, Integral, Parameters, Terms, terms_of
+from probgen.nodes.sums import Curve, Direct, Integral, Parameters, Terms, terms_of
 
 __all__ = ["Statistics", "expected_statistics"]
 
@@ -24,6 +24,8 @@ class Statistics:
     tables: dict[int, Tensor]
     moments: dict[int, Tensor]
     value: Tensor
+    #: of softmax nodes rows (n, q) of their parents, and shares (n, c, k) of their states
+    curves: dict[int, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
 
 
 def expected_statistics(
@@ -45,14 +47,18 @@ def expected_statistics(
         rows = group.rows
         own = codes[rows], values[rows], seen[rows]
         with torch.enable_grad():
-            terms = terms_of(layout, group, *own, Parameters(tables, at.normals), leaves=True)
+            terms = terms_of(
+                layout, group, *own, Parameters(tables, at.normals, at.curves), leaves=True
+            )
             total = _backward(terms, layout, weight[rows])
         found.value = found.value + total
         for node, cell in terms.whole:
             found.tables[node].view(-1).index_add_(0, cell, weight[rows])
         for part in terms.parts:
             share = weight[rows] if part.log_values.grad is None else part.log_values.grad
-            if isinstance(part, Direct):
+            if isinstance(part, Curve):
+                _add_curve(found, layout, part, share)
+            elif isinstance(part, Direct):
                 _add_seen(found, layout, own[1], part, share)
             else:
                 _add_hidden(found, layout, group, own[1], part, share)
@@ -100,6 +106,13 @@ def _add_seen(
     square = z[:, :, None] * z[:, None, :]
     for k in range(shares.shape[1]):
         into.index_add_(0, configs[:, k], shares[:, k, None, None] * square)
+
+
+def _add_curve(found: Statistics, layout: Layout, part: Curve, share: Tensor) -> None:
+    n, c, k = len(part.design), layout.configurations(part.node), layout.sizes[part.node]
+    spread = share.new_zeros(n, c * k)
+    spread.scatter_add_(1, part.cells.reshape(n, -1), share.reshape(n, -1))
+    found.curves.setdefault(part.node, []).append((part.design, spread.view(n, c, k)))
 
 
 def _add_hidden(

@@ -17,10 +17,16 @@ import torch
 from torch import Tensor
 
 from probgen.elimination.factors import Factor
+from probgen.elimination.plans import LIMIT, plan
+from probgen.errors import NotSupported, message
 from probgen.nodes.layout import Group, Layout, kinds_of, mixed_radix
 from probgen.nodes.regressions import LOG_2PI, Potential, T
+from probgen.nodes.softmax import log_softmax_rows
 
-__all__ = ["Direct", "Integral", "Parameters", "Terms", "cells_of", "configurations", "terms_of"]
+__all__ = [
+    "Curve", "Direct", "Integral", "Parameters", "Terms", "cells_of", "configurations",
+    "design_of", "state_probabilities", "terms_of", "too_wide",
+]  # fmt: skip
 
 
 @dataclass
@@ -28,14 +34,15 @@ class Parameters:
     """Values of all parameters, at which rows are scored.
 
     `tables` (size, *parent sizes) of the discrete nodes; `normals` of the normal ones, a
-    `Potential` each. Of the predictive a normal node is a Student's t, which does not stay one
-    when an unseen node is integrated out: there `inner` holds potentials at several posterior
-    draws, those of a draw after those of the draw before, and `turn` (n,) says which draw each
-    row takes.
+    `Potential` each; `curves` of the softmax nodes, weights (s, c, k, q) to average over. Of the
+    predictive a normal node is a Student's t, which does not stay one when an unseen node is
+    integrated out: there `inner` holds potentials at several posterior draws, those of a draw
+    after those of the draw before, and `turn` (n,) says which draw each row takes.
     """
 
     tables: dict[int, Tensor]
     normals: Mapping[int, Potential | T]
+    curves: Mapping[int, Tensor] = field(default_factory=dict)
     inner: dict[int, Potential] | None = None
     turn: Tensor | None = None
 
@@ -52,6 +59,17 @@ class Direct:
     scope: tuple[int, ...]
     log_values: Tensor  # (n, *sizes of the scope)
     config: Tensor  # of the same shape: configurations of the node
+
+
+@dataclass
+class Curve:
+    """The log probabilities of a softmax node, over its own state and its discrete parents."""
+
+    node: int
+    scope: tuple[int, ...]
+    log_values: Tensor  # (n, *sizes of the scope)
+    cells: Tensor  # of the same shape: places in (c, k)
+    design: Tensor  # (n, q): 1 and the normal parents
 
 
 @dataclass
@@ -74,7 +92,7 @@ class Terms:
 
     factors: list[Factor]
     log_scale: Tensor  # (n,)
-    parts: list[Direct | Integral] = field(default_factory=list)
+    parts: list[Direct | Integral | Curve] = field(default_factory=list)
     #: discrete nodes whose whole family is seen: number and cell of its table (n,)
     whole: list[tuple[int, Tensor]] = field(default_factory=list)
 
@@ -108,7 +126,10 @@ def terms_of(
     for i in layout.discrete:
         if i not in kept:
             continue
-        _add_table(found, layout, group, codes, i, at.tables[i], leaves)
+        if layout.inputs[i]:
+            _add(found, _curve(layout, group, codes, values, i, at.curves[i]), leaves)
+        else:
+            _add_table(found, layout, group, codes, i, at.tables[i], leaves)
         if i in group.soft:
             hot = torch.nn.functional.one_hot(codes[:, i], layout.sizes[i]).to(values.dtype)
             found.factors.append(
@@ -119,6 +140,29 @@ def terms_of(
         _add(found, _direct(layout, group, codes, values, i, at.normals[i]), leaves)
     for hidden, nodes in inside:
         _add(found, _integral(layout, group, codes, values, hidden, nodes, at), leaves)
+    return found
+
+
+def too_wide(layout: Layout, seen: Tensor, limit: int = LIMIT) -> Tensor:
+    """Rows (n,) whose exact sum is predicted to take more than `limit` bytes a row."""
+    _, back = kinds_of(seen.long(), [2] * seen.shape[1])
+    found = torch.zeros(len(seen), dtype=torch.bool, device=seen.device)
+    for kind in range(int(back.max()) + 1 if len(seen) else 0):
+        rows = (back == kind).nonzero()[:, 0]
+        own = seen[rows[0]].tolist()
+        group = Group(
+            rows[:1], frozenset(i for i in layout.discrete if own[i]), frozenset(),
+            frozenset(i for i in layout.normal if own[i]),
+        )  # fmt: skip
+        kept = layout.dag.ancestors(group.some)
+        scopes = [(i, *layout.labels[i]) for i in layout.discrete if i in kept]
+        inside, apart = _components(layout, group, kept)
+        scopes += [layout.labels[i] for i in apart]
+        scopes += [_free(layout, group, nodes) for _, nodes in inside]
+        scopes = [tuple(v for v in scope if v not in group.fixed) for scope in scopes]
+        left = tuple(scope for scope in scopes if scope)
+        path = plan(left, (True,) * len(left), layout.states)
+        found[rows] = path.memory(1) > limit
     return found
 
 
@@ -146,7 +190,7 @@ def _add_table(
     found.factors.append(Factor(free, values, bool(axes)))
 
 
-def _add(found: Terms, part: Direct | Integral, leaves: bool) -> None:
+def _add(found: Terms, part: Direct | Integral | Curve, leaves: bool) -> None:
     found.parts.append(part)
     if leaves:
         part.log_values = part.log_values.detach().requires_grad_(True)
@@ -224,6 +268,53 @@ def _direct(
     square = torch.einsum("n...i,ni->n...", across, v)
     line = torch.einsum("n...i,ni->n...", own.linear[config], v)
     return Direct(node, scope, own.constant[config] + line - 0.5 * square, config)
+
+
+def design_of(layout: Layout, values: Tensor, node: int) -> Tensor:
+    """Rows (n, q) of 1 and the normal parents of a node."""
+    r = values[:, list(layout.inputs[node])]
+    return torch.cat([torch.ones(len(r), 1, dtype=r.dtype, device=r.device), r], 1)
+
+
+def _curve(
+    layout: Layout, group: Group, codes: Tensor, values: Tensor, node: int, weights: Tensor
+) -> Curve:
+    hidden = [p for p in layout.inputs[node] if p not in group.known]
+    if hidden:
+        raise NotSupported(message(
+            f"unseen normal parents (nodes {hidden}) of a discrete node ({node}) that counts",
+            "these cells: a softmax has no exact integral over normal parents",
+            "fill the cells, or set approximate=True for importance sampling",
+        ))  # fmt: skip
+    scope = tuple(v for v in (node, *layout.labels[node]) if v not in group.fixed)
+    cells = configurations(layout, codes, node, scope) * layout.sizes[node]
+    if node in scope:
+        shape = [1] * (len(scope) + 1)
+        shape[1] = layout.sizes[node]
+        cells = cells + torch.arange(layout.sizes[node], device=codes.device).view(shape)
+    else:
+        cells = cells + codes[:, node].view(-1, *[1] * len(scope))
+    cells = _full(cells, len(codes), layout, scope)
+    design = design_of(layout, values, node)
+    log_p = log_softmax_rows(design, weights).flatten(1)
+    log_values = log_p.gather(1, cells.reshape(len(codes), -1)).view(cells.shape)
+    return Curve(node, scope, log_values, cells, design)
+
+
+def state_probabilities(
+    layout: Layout, at: Parameters, node: int, codes: Tensor, values: Tensor
+) -> Tensor:
+    """Probabilities (n, size) of the states of a discrete node given its parents."""
+    labels = layout.labels[node]
+    if layout.inputs[node]:
+        log_p = log_softmax_rows(design_of(layout, values, node), at.curves[node])
+        config = mixed_radix([codes[:, p] for p in labels], layout.shape(node))
+        row = torch.arange(len(codes), device=codes.device)
+        return log_p[row, config].exp()
+    table = at.tables[node]
+    if not labels:
+        return table.expand(len(codes), -1)
+    return cells_of(table, list(range(1, table.dim())), [codes[:, p] for p in labels])
 
 
 def _integral(

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from probgen.nodes.layout import Layout, mixed_radix
 from probgen.nodes.regressions import Potential
+from probgen.nodes.softmax import log_softmax_rows
 from probgen.nodes.statistics import Statistics, expected_statistics
-from probgen.nodes.sums import Parameters
+from probgen.nodes.sums import Parameters, design_of
 
 __all__ = ["TrainingRows", "settled_statistics"]
 
@@ -68,6 +69,10 @@ class TrainingRows:
             {i: factor * (found.tables[i] + own) for i, own in self.settled.tables.items()},
             {i: factor * (found.moments[i] + own) for i, own in self.settled.moments.items()},
             factor * (found.value + _value(layout, self.settled, at)),
+            {
+                i: [(r, factor * share) for r, share in [*own, *found.curves.get(i, [])]]
+                for i, own in self.settled.curves.items()
+            },
         )
 
 
@@ -81,9 +86,10 @@ def settled_statistics(
         return slice(None) if every else seen[:, node].nonzero()[:, 0]
 
     return Statistics(
-        {i: _table(layout, codes, weight, i, rows(i)) for i in layout.discrete},
+        {i: _table(layout, codes, weight, i, rows(i)) for i in layout.tabled},
         {i: _moments(layout, codes, values, weight, i, rows(i)) for i in layout.normal},
         weight.new_zeros(()),
+        {i: [_shares(layout, codes, values, weight, i, rows(i))] for i in layout.curved},
     )
 
 
@@ -116,6 +122,18 @@ def _moments(
     return found.index_add(0, torch.as_tensor(config, device=z.device), square)
 
 
+def _shares(
+    layout: Layout, codes: Tensor, values: Tensor, weight: Tensor, node: int, rows: Tensor | slice
+) -> tuple[Tensor, Tensor]:
+    """Parents (n, q) of a softmax node, and weights (n, c, k) at its configuration and state."""
+    c, k, own = layout.configurations(node), layout.sizes[node], codes[rows]
+    config = mixed_radix([own[:, p] for p in layout.labels[node]], layout.shape(node))
+    cell = config * k + own[:, node]
+    share = weight.new_zeros(len(own), c * k, dtype=torch.float64)
+    share.scatter_(1, cell[:, None], weight[rows].double()[:, None])
+    return design_of(layout, values[rows], node), share.view(-1, c, k)
+
+
 def _value(layout: Layout, found: Statistics, at: Parameters) -> Tensor:
     """The weighted log density of rows from their counts and moments."""
     total = found.value
@@ -130,4 +148,7 @@ def _value(layout: Layout, found: Statistics, at: Parameters) -> Tensor:
         total = total + (own.constant * moments[:, 0, 0]).sum()
         total = total + (own.linear * moments[:, 0, v]).sum()
         total = total - 0.5 * (own.quadratic * square).sum()
+    for i, rows in found.curves.items():
+        for r, share in rows:
+            total = total + (share * log_softmax_rows(r, at.curves[i])).sum()
     return total
