@@ -154,11 +154,12 @@ class BayesianNetwork(Exchanged):
     root: Hashable | None = None
     sample_size: float | None = None
     strength: float = 1.0
+    dof: float = 3.0
     groups: int = 8
     bins: int | None = None
     logistic: bool = False
     approximate: bool = False
-    graphs: Graphs = "half"
+    graphs: Graphs = "plain"
 
     family: ClassVar[type[Family]] = Pair
 
@@ -174,7 +175,7 @@ class BayesianNetwork(Exchanged):
         else:
             learner = names.dag(self.structure)
         return Pair(
-            schema, learner, self.sample_size, self.strength, groups=self.groups,
+            schema, learner, self.sample_size, self.strength, self.dof, self.groups,
             bins=self.bins, draws=self.draws, approximate=self.approximate,
         )  # fmt: skip
 

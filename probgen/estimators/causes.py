@@ -7,7 +7,7 @@ import functools
 import inspect
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self, get_args
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -17,20 +17,15 @@ from sklearn.utils.validation import check_is_fitted
 from probgen.columns import Column
 from probgen.conditionals import Cells, Levels
 from probgen.density import Density
-from probgen.door import generator_of
 from probgen.errors import SchemaError, closest, message
 from probgen.families.bayesian_network import BayesianNetwork as Pair
 from probgen.graphs import adjustment, separation
 from probgen.graphs.dag import Dag
 from probgen.nodes.answers import distribution_of
-from probgen.nodes.counterfactuals import Noise, counterfactual_rows
 from probgen.nodes.intervening import draws_after
-from probgen.nodes.maximum import most_probable_rows
 from probgen.nodes.network import Network, Values
-from probgen.queries import encoded as encoded_of
 from probgen.queries.intervals import quantiles
 from probgen.table import encode
-from probgen.verbs.base import Extra, Unseen
 from probgen.verbs.centres import mean_value
 
 __all__ = ["Causal", "node_number"]
@@ -239,108 +234,6 @@ class Causal(Density):
                 "correct the values",
             ))  # fmt: skip
         return {i: float(encoded.x[0, i]) for i in slots}, row
-
-    def counterfactual(
-        self,
-        table: Any,
-        do: Mapping[Hashable, Any],
-        draws: int = 100,
-        noise: Noise = "gumbel",
-        random_state: int | None = None,
-    ) -> pd.DataFrame:
-        """What each row would have been, had some of its columns been set otherwise.
-
-        Parameters
-        ----------
-        table : data frame of m rows
-            What was seen; unseen cells are drawn given the seen ones.
-        do : dict
-            A value by column name.
-        draws : int
-            Draws for each row, spread over the posterior draws of the parameters.
-        noise : {"gumbel", "quantile"}
-            How noise and parents make the state of a discrete column, which no data can show:
-            a Gumbel-max model, or one uniform number against cumulative probabilities, for
-            levels that have an order. Numbers keep their residual in either.
-        random_state : int, optional
-            Seed; None draws afresh at each call.
-
-        Returns
-        -------
-        data frame
-            m * draws whole rows, indexed by (row, draw). Columns on which nothing that was set
-            acts are as in the row.
-
-        References
-        ----------
-        Pearl (2009), Causality, 2nd edition, chapter 7. Oberst and Sontag (2019), Counterfactual
-        off-policy evaluation with Gumbel-max structural causal models, ICML.
-        """
-        check_is_fitted(self)
-        if not isinstance(draws, int | np.integer) or isinstance(draws, bool) or draws < 1:
-            raise SchemaError(
-                message(f"draws={draws!r}", "a whole number, at least 1", "pass 100")
-            )
-        if noise not in get_args(Noise):
-            raise SchemaError(message(
-                f"noise={noise!r}", f"one of {get_args(Noise)}", "change noise"
-            ))  # fmt: skip
-        chosen, _ = self._settings(do)
-        encoded = encode(table, self.schema_)
-        batch = self._batch(encoded, self._device)
-        generator = generator_of(random_state)
-        with_draws, parts = self._with_draws, []
-        with torch.no_grad():
-            for number in range(draws):
-                r = number % len(with_draws.members)
-                member, own = with_draws.members[r], with_draws.draws[r]
-                assert isinstance(member, Pair)  # noqa: S101 - made by this estimator
-                have = len(next(iter(own.values()))) if own else 1
-                wanted = -(-draws // len(with_draws.members))
-                s = number // len(with_draws.members) * max(1, have // wanted) % have
-                at = member.network.at({name: value[s] for name, value in own.items()})
-                x = member.network.complete(encoded_of(batch), batch.seen, at, generator)
-                parts.append(counterfactual_rows(member.network, x, at, chosen, noise, generator))
-        rows = torch.stack(parts, 1).flatten(0, 1).cpu().numpy()
-        turn = np.tile(np.arange(draws), len(encoded.index))
-        index = pd.MultiIndex.from_arrays(
-            [encoded.index.repeat(draws), turn], names=[encoded.index.name, "draw"]
-        )
-        return self._decode(rows, index)
-
-    def most_probable(
-        self, table: Any, unseen: Unseen = "error", extra: Extra = "error"
-    ) -> pd.DataFrame:
-        """The table with its holes filled by their most probable values together.
-
-        The most probable explanation: the joint maximum of all unseen cells of a row given the
-        seen ones, at the posterior mean of the parameters (of the first restart). `impute` fills
-        each cell by itself, which can put together what never comes together. The density of real
-        columns is that of encoded values.
-
-        Parameters
-        ----------
-        table : data frame of n rows
-        unseen, extra
-            As in `log_prob`.
-
-        Returns
-        -------
-        data frame
-            On the caller's index, with all fitted columns.
-
-        References
-        ----------
-        Dawid (1992), Applications of a general propagation algorithm for probabilistic expert
-        systems, Statistics and Computing 2.
-        """
-        network = self._network
-        encoded = encode(table, self.schema_, unseen=unseen, extra=extra)
-        batch = self._batch(encoded, self._device)
-        with torch.no_grad():
-            at = network.at(network.point())
-            x, _ = most_probable_rows(network, encoded_of(batch).double(), batch.seen, at)
-        return self._decode(x.cpu().numpy(), encoded.index)
 
     def effect(
         self,

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from probgen import cells
 from probgen.columns import Column
 from probgen.errors import NotSupported, message
-from probgen.estimators.causes import Causal
+from probgen.estimators.imagined import Imagined
 from probgen.exchange.bif import read_bif, write_bif
 from probgen.exchange.describe import Regression, describe
 from probgen.exchange.graphs import from_networkx, from_pgmpy, to_networkx, to_pgmpy
@@ -32,7 +32,7 @@ Path = str | os.PathLike[str]
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class Exchanged(Causal):
+class Exchanged(Imagined):
     """A network that can be read, written and shown.
 
     A network that is read has the tables of its file, which are taken as known: it answers every
