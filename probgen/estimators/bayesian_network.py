@@ -89,9 +89,12 @@ class BayesianNetwork(Exchanged):
         Most states of a count: groups of neighbouring values, with a density inside each.
     bins : int, optional
         Cuts real columns into as many groups at most, which makes them discrete nodes.
-    bootstrap : bool
-        With several `restarts`, all but the first weigh the rows at random (Bayesian
-        bootstrap), so that they differ in their graphs as the data leave these open.
+    graphs : {"half", "plain", "bayesian", "orders"}
+        Where the graphs of all `restarts` but the first come from; their parameters are
+        fitted to all rows. "half" learns each from half of the rows, drawn at random, "plain"
+        from a bootstrap sample and "bayesian" from rows under random weights: both of these
+        find too many edges. "orders" draws from the posterior of graphs, by a Markov chain over
+        orders of the columns. Edges without a direction of their own (see Notes) get a random one.
 
     Other parameters are those of `Density`.
 
@@ -114,8 +117,8 @@ class BayesianNetwork(Exchanged):
     to. Numbers that are measured and rounded (an age, a blood pressure) are better declared
     real: ``columns={"age": "real"}``.
 
-    A learned graph is one of a class of graphs that fit equally well; `tiers`, `required` and
-    `forbidden` are the place of what else is known.
+    A learned graph is one of a class of graphs that fit equally well and differ in directions;
+    `tiers`, `required` and `forbidden` are the place of what else is known.
 
     References
     ----------
@@ -125,7 +128,8 @@ class BayesianNetwork(Exchanged):
     Lauritzen (1992), Propagation of probabilities, means and variances in mixed graphical
     association models, JASA 87.
     Friedman, Goldszmidt and Wyner (1999), Data analysis with Bayesian networks: a bootstrap
-    approach, UAI.
+    approach, UAI. Friedman and Koller (2003), Being Bayesian about network structure, Machine
+    Learning 50.
 
     Examples
     --------
