@@ -67,7 +67,7 @@ def distance(true: pg.BayesianNetwork, found: pg.BayesianNetwork) -> float:
     for name in true.node_names_:
         a, b = true.table(name), found.table(name)
         b = b.reindex(columns=a.columns, fill_value=0.0)
-        if isinstance(a.index, pd.MultiIndex):
+        if true.graph_.parents[true.node_names_.index(name)]:
             b = b.reindex(a.index)
         uniform = 1 / a.shape[1]  # a configuration that no row showed
         total.append(float(np.abs(a.to_numpy() - b.fillna(uniform).to_numpy()).mean()))

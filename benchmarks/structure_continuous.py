@@ -8,8 +8,9 @@ completed partially directed graphs. The score "additive" is the default: it was
 it finds directions where there are any to find and loses nothing on linear normal data.
 
 Then the protein signalling table of Sachs et al. (2005; 853 rows, 11 columns, 17 edges): it was
-in view while scores were compared, the simulated tables decided. Its columns are positive; logarithms are what the package's schema takes of such.
-``--average`` adds the graph of edges found in more than half of the graphs of half the rows.
+in view while scores were compared, and the simulated tables decided. Its columns are positive;
+logarithms are what the package's schema takes of such. ``--average`` adds the graph of edges
+found in more than half of the graphs of half the rows.
 """
 
 from __future__ import annotations

@@ -151,6 +151,13 @@ class Family(nn.Module):
         """
         return None
 
+    def extra_work(self, batch: Batch) -> int:
+        """Densities that scoring these rows takes beyond one a row; 0 for most families.
+
+        Probabilities of events are then estimated by draws instead of many densities.
+        """
+        return 0
+
     def estimate(
         self, batch: Batch, draws: Draws | None, particles: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, str] | None:

@@ -77,7 +77,7 @@ def test_the_density_at_a_draw_is_that_of_the_pair(which, request):
 
 def test_draws_and_guide_have_the_same_means(model):
     member = model.members_[0]
-    draws = member.draw_globals(4000, torch.Generator().manual_seed(0))
+    draws = member.network.posterior_draws(4000, torch.Generator().manual_seed(0))
     point = member.point_globals()
     for name, value in point.items():
         own = draws[name]

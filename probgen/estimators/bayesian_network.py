@@ -293,7 +293,7 @@ class _Names:
             return Dag.of(len(self.slots), pairs)
         except SchemaError as error:
             graph = networkx.DiGraph(pairs)
-            cycle = [self.names[parent] for parent, _ in networkx.find_cycle(graph)]
+            cycle = [repr(self.names[parent]) for parent, _ in networkx.find_cycle(graph)]
             raise SchemaError(message(
                 f"edges in a circle: {' -> '.join([*cycle, cycle[0]])}", "a graph without cycles",
                 "remove or turn one of these edges",
@@ -304,10 +304,10 @@ class _Names:
         free = replace(constraints, required=frozenset()).allowed(len(self.slots))
         lost = [edge for edge in sorted(constraints.required) if not free[edge]]
         if lost:
-            shown = [f"{self.names[a]} -> {self.names[b]}" for a, b in lost]
+            shown = [f"{self.names[a]!r} -> {self.names[b]!r}" for a, b in lost]
             raise SchemaError(message(
-                f"required edges {shown} that are forbidden, by themselves, by the tiers or as "
-                "edges from a number beside atoms", "constraints that can all hold",
+                f"required edges {', '.join(shown)} that are forbidden, by themselves, by the tiers "
+                "or as edges from a number beside atoms", "constraints that can all hold",
                 "drop one of them",
             ))  # fmt: skip
         self.dag([(self.names[a], self.names[b]) for a, b in sorted(constraints.required)])

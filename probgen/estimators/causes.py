@@ -291,7 +291,7 @@ class Causal(Density):
             "control": control.mean(0).numpy(), "treated": treated.mean(0).numpy(),
             "effect": difference.mean(0).numpy(), "lower": lower.numpy(), "upper": upper.numpy(),
         }, index=index)  # fmt: skip
-        sets = self.adjustment_sets(treatment, outcome)
+        sets = self.adjustment_sets(treatment, outcome) if treatment != outcome else []
         graphs = {m.network.layout.dag.edges for m in self.members_ if isinstance(m, Pair)}
         found.attrs = {
             "values": pair,

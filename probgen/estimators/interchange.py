@@ -183,7 +183,9 @@ class Exchanged(Imagined):
         else:
             values, head = own.reshape(len(own), -1).T, list(levels[node])
         found = pd.DataFrame(values, columns=pd.Index(head))
-        if parents:
+        if len(parents) == 1:
+            found.index = pd.Index(levels[parents[0]], name=names[parents[0]])
+        elif parents:
             found.index = pd.MultiIndex.from_product(
                 [levels[p] for p in parents], names=[names[p] for p in parents]
             )

@@ -238,6 +238,10 @@ class BayesianNetwork(Family):
         ess[rows] = share.sum(0).square() / share.square().sum(0)
         return value, se, ess, torch.full_like(value, torch.nan), "average over draws"
 
+    def extra_work(self, batch: Batch) -> int:
+        """Rows that are averaged over draws cost as many."""
+        return self.network.spread * int(self.network.layout.hidden_inputs(batch.seen).sum())
+
     def _sampled(self, batch: Batch) -> Tensor:
         """Rows (n,) whose unseen cells are sampled, since they have no exact sum: on request."""
         if not self.approximate:

@@ -21,6 +21,10 @@ Bools = NDArray[np.bool_]
 Ints = NDArray[np.intp]
 
 
+#: densities beyond one a row after which an event is estimated by draws: about a second
+MOST_EXTRA = 50_000
+
+
 class TooHard(Exception):
     """The exact way costs too much, or does not exist: draw instead."""
 
@@ -79,6 +83,8 @@ class Source:
     device: torch.device
     draw: Callable[[Batch, torch.Generator], Floats]
     evaluated: int = field(default=0)
+    #: densities beyond one a row, see `Family.extra_work`
+    extra: int = field(default=0)
 
     def batch(self, rows: Rows) -> Batch:
         """The rows as a family sees them."""
@@ -94,8 +100,13 @@ class Source:
         if not rows.seen.any() and rows.context is None:
             return np.zeros(len(rows))
         self.evaluated += len(rows)
+        batch = self.batch(rows)
+        before = self.extra
+        self.extra += sum(member.extra_work(batch) for member in self.predictive.members)
+        if before <= MOST_EXTRA < self.extra:  # once: what is drawn afterwards may need some
+            raise TooDear
         with torch.no_grad():
-            return queries.log_prob(self.predictive, self.batch(rows)).value.double().cpu().numpy()
+            return queries.log_prob(self.predictive, batch).value.double().cpu().numpy()
 
     def completed(self, rows: Rows, generator: torch.Generator) -> Floats:
         """x (r, m) with the unseen cells drawn."""
@@ -116,6 +127,8 @@ class Source:
     def exact(self) -> bool:
         """Whether marginals and conditionals of the family are exact numbers."""
         members = self.predictive.members
+        if self.extra > MOST_EXTRA:
+            return False
         if not all(m.density == "exact" and m.holes == "exact" for m in members):
             return False
         if all(m.closed_form for m in members):

@@ -127,6 +127,12 @@ class Scoring(Asked):
                     queries.encoded(given_batch), given_batch.seen
                 )
             value = estimate.value.double() + shift
+        if known is not None and bool(value.isnan().any()):
+            rows = [str(label) for label in asked.index[value.isnan().cpu().numpy()][:5]]
+            raise SchemaError(message(
+                f"given cells of probability 0 in row(s) {', '.join(rows)}",
+                "conditions that can be met", "correct these cells, or leave them out",
+            ))  # fmt: skip
         doubt(estimate.khat, strict, "log densities")
         short_of(estimate, error, strict)
         numbers = {"log_prob": outside(value, asked)}

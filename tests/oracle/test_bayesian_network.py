@@ -424,7 +424,7 @@ def holed_rows(model, n: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
 def test_density_at_a_draw_is_the_sum_over_configurations(cg):
     model, _ = cg
     member = model.members_[0]
-    draws = member.draw_globals(1, torch.Generator().manual_seed(0))
+    draws = member.network.posterior_draws(1, torch.Generator().manual_seed(0))
     x, seen = holed_rows(model)
     found = member.exact_log_prob(Batch.of(x, seen), draws)[0].numpy()
     parts = gaussian_parts(model, draws)
@@ -447,7 +447,7 @@ def test_density_at_a_draw_is_the_sum_over_configurations(cg):
 def test_conditionals_at_a_draw_are_those_of_the_mixture(cg):
     model, _ = cg
     member = model.members_[0]
-    draws = member.draw_globals(1, torch.Generator().manual_seed(1))
+    draws = member.network.posterior_draws(1, torch.Generator().manual_seed(1))
     x, seen = holed_rows(model)
     at = member.network.at({name: value[0] for name, value in draws.items()})
     parts = gaussian_parts(model, draws)
@@ -493,7 +493,7 @@ def test_the_mean_of_a_hidden_cell_is_the_average_over_draws_of_the_posterior(cg
     row = pd.DataFrame({"e": ["e1"], "z": [3.0], "x": [1.0]})
     found = model.impute(row.assign(d=None, y=np.nan), centre="mean")["y"].iloc[0]
     member = model.members_[0]
-    draws = member.draw_globals(3000, torch.Generator().manual_seed(2))
+    draws = member.network.posterior_draws(3000, torch.Generator().manual_seed(2))
     x, z = (standard(model, v, row[v])[0] for v in "xz")
     weights, means = [], []
     for s in range(3000):
