@@ -47,8 +47,9 @@ class BayesianNetwork(Exchanged):
     Categories, ordered levels, booleans and counts are discrete nodes, with a probability of each
     level in every configuration of the parents. Real columns (positive, bounded ones and dates by
     their bijection) are normal nodes, with a linear regression on the normal parents in every
-    configuration of the discrete ones (conditional linear Gaussian). A normal node is no parent
-    of a discrete one. All parameters have conjugate priors and are integrated out of every answer.
+    configuration of the discrete ones (conditional linear Gaussian). A normal node is a parent of a
+    discrete one only on request (`logistic`). All other parameters have conjugate priors and
+    are integrated out of every answer.
 
     Holes are integrated out in the fit and in every verb, whole columns of them included. Every
     verb takes ``do={...}``, which asks the network after an intervention; `effect`,
@@ -85,6 +86,14 @@ class BayesianNetwork(Exchanged):
         Most states of a count: groups of neighbouring values, with a density inside each.
     bins : int, optional
         Cuts real columns into as many groups at most, which makes them discrete nodes.
+    logistic : bool
+        Whether a learned graph may lead from normal nodes to discrete ones, which then have a
+        softmax regression in each configuration. A given graph may in any case. Where such a
+        parent is unseen there is no exact answer.
+    approximate : bool
+        Importance sampling, with its error, of rows that have no exact answer: those with an
+        unseen normal parent of a discrete node, and those whose sum would take more memory
+        than there is. Otherwise an error says why, and what it would take.
     graphs : {"half", "plain", "bayesian", "orders"}
         Where the graphs of all `restarts` but the first come from; their parameters are
         fitted to all rows. "half" learns each from half of the rows, drawn at random, "plain"
