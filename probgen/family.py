@@ -253,6 +253,10 @@ class Family(nn.Module):
         """Rows x (n, m) with the real cells that have given codes, all others as in the batch."""
         return None
 
+    def axes(self, site: str) -> list[tuple[str, list[str]]] | None:
+        """Names and labels of the dimensions of a global site; None: read from its shape."""
+        return None
+
     def interchangeable(self) -> frozenset[str]:
         """Names of global sites whose parts can change places: "component 3" has no identity.
 

@@ -104,7 +104,7 @@ KNOWN_BY = {
     "pyro": between("batch", "families") | {"testing"},
     "pandas": ({"datasets"} | between("cells", "kinds") | FACES | LAST),
     "zuko": {"nn", "families", "pairs", "testing"},
-    "networkx": {"graphs", "exchange", "elimination", "plots"},
+    "networkx": {"graphs", "exchange", "estimators", "plots"},
     "opt_einsum": {"elimination", "queries"},
     "pgmpy": {"exchange"},
     "narwhals": FRAMES,

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal
 
+import networkx
 import numpy as np
+import torch
 
 from probgen.batch import Batch
 from probgen.density import Fits
@@ -23,10 +25,10 @@ from probgen.graphs.constraints import Constraints, allowed_edges
 from probgen.graphs.dag import Dag
 from probgen.graphs.edges import bootstrap_graphs
 from probgen.graphs.equivalence import random_equivalent
-from probgen.graphs.learn import learn
+from probgen.graphs.learn import METHODS, learn
 from probgen.graphs.nodes import NodeRows
 from probgen.graphs.order_mcmc import order_mcmc
-from probgen.graphs.scores import Scorer
+from probgen.graphs.scores import SCORES, Scorer
 from probgen.nodes.learning import Learner
 from probgen.schema import Schema
 from probgen.session import spawn_seeds
@@ -36,6 +38,8 @@ from probgen.training import Training
 __all__ = ["BayesianNetwork"]
 
 Edge = tuple[Hashable, Hashable]
+#: draws over which rows without a closed form are averaged, shared out among the restarts
+SPREAD, LEAST = 256, 32
 #: where the graphs of further restarts come from
 Graphs = Literal["half", "plain", "bayesian", "orders"]
 
@@ -186,15 +190,16 @@ class BayesianNetwork(Exchanged):
         return Pair(
             schema, learner, self.sample_size, self.strength, self.dof, self.groups,
             bins=self.bins, draws=self.draws, approximate=self.approximate,
+            spread=max(LEAST, SPREAD // self.restarts),
         )  # fmt: skip
 
     def _constraints(self, names: _Names) -> Constraints:
-        return Constraints(
+        return names.check(Constraints(
             frozenset(names.edge(edge) for edge in self.required),
             frozenset(names.edge(edge) for edge in self.forbidden) | names.impossible(),
             tuple(tuple(names.number(name) for name in tier) for tier in self.tiers),
             self.max_parents,
-        )
+        ))  # fmt: skip
 
     def _fits(
         self, make: Callable[[], Family], batch: Batch, training: Training, held: Batch | None
@@ -218,6 +223,10 @@ class BayesianNetwork(Exchanged):
 
             own = replace(training, random_state=seed, restarts=1, checkpoint=None)
             found += fit_starts(over, batch, own, held)
+        members = [family for family, _ in found if isinstance(family, Pair)]
+        if len({member.network.layout.dag for member in members}) > 1:
+            for member in members:
+                member.network.one_of_many = torch.ones_like(member.network.one_of_many)
         return found
 
     def _graphs(self, first: Pair, batch: Batch, count: int, seed: int) -> Sequence[Dag]:
@@ -250,6 +259,13 @@ class BayesianNetwork(Exchanged):
         check_settings(
             self, strength=0.0, groups=1, graphs=("half", "plain", "bayesian", "orders")
         )
+        check_settings(self, criterion=("auto", *SCORES))
+        if isinstance(self.structure, str):
+            check_settings(self, structure=METHODS)
+            if self.structure == "tan" and self.root is None:
+                raise SchemaError(message(
+                    'structure="tan" without root', "the name of the class", "pass root="
+                ))  # fmt: skip
         for name in ("sample_size", "max_parents", "bins"):
             if getattr(self, name) is not None:
                 check_settings(self, **{name: 0.0 if name == "sample_size" else 1})
@@ -280,8 +296,31 @@ class _Names:
         return None if name is None else self.number(name)
 
     def dag(self, edges: Sequence[Edge]) -> Dag:
-        """The graph of given edges; its errors name columns."""
-        return Dag.of(len(self.slots), [self.edge(edge) for edge in edges])
+        """The graph of given edges."""
+        pairs = [self.edge(edge) for edge in edges]
+        try:
+            return Dag.of(len(self.slots), pairs)
+        except SchemaError as error:
+            graph = networkx.DiGraph(pairs)
+            cycle = [self.names[parent] for parent, _ in networkx.find_cycle(graph)]
+            raise SchemaError(message(
+                f"edges in a circle: {' -> '.join([*cycle, cycle[0]])}", "a graph without cycles",
+                "remove or turn one of these edges",
+            )) from error  # fmt: skip
+
+    def check(self, constraints: Constraints) -> Constraints:
+        """The same constraints, if they can hold together."""
+        free = replace(constraints, required=frozenset()).allowed(len(self.slots))
+        lost = [edge for edge in sorted(constraints.required) if not free[edge]]
+        if lost:
+            shown = [f"{self.names[a]} -> {self.names[b]}" for a, b in lost]
+            raise SchemaError(message(
+                f"required edges {shown} that are forbidden, by themselves, by the tiers or as "
+                "edges from a number beside atoms", "constraints that can all hold",
+                "drop one of them",
+            ))  # fmt: skip
+        self.dag([(self.names[a], self.names[b]) for a, b in sorted(constraints.required)])
+        return constraints
 
     def impossible(self) -> frozenset[tuple[int, int]]:
         """Edges from the number of a column with atoms: it is there only where no atom is held."""

@@ -280,6 +280,8 @@ class Causal(Density):
         control, treated = (self._outcomes(outcome, given, {treatment: value}) for value in pair)
         difference = treated - control
         lower, upper = quantiles(difference.sort(0).values, interval)
+        if len(difference) < 2:  # a network whose tables are known has no interval
+            lower, upper = torch.full_like(lower, torch.nan), torch.full_like(upper, torch.nan)
         column = self.schema_[outcome]
         index = pd.Index(
             list(column.levels or ()) if column.labelled else [outcome],

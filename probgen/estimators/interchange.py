@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -22,6 +22,7 @@ from probgen.exchange.graphs import from_networkx, from_pgmpy, to_networkx, to_p
 from probgen.exchange.tables import NetworkTables
 from probgen.exchange.xmlbif import read_xmlbif, write_xmlbif
 from probgen.families.bayesian_network import BayesianNetwork as Pair
+from probgen.nodes.naming import state_names
 from probgen.nodes.network import Network
 from probgen.schema import Schema
 from probgen.training import FitResult
@@ -191,18 +192,7 @@ class Exchanged(Imagined):
     def _levels(self) -> tuple[tuple[Hashable, ...], ...]:
         """Labels of the states of each node, by code; none of a normal one."""
         network = self._network
-        found: list[tuple[Hashable, ...]] = []
-        for i, slot in enumerate(network.slots):
-            column = self.schema_.columns[slot.column]
-            if network.is_normal(i):
-                found.append(())
-            elif i in network.grouped:
-                found.append(_groups(column, network, i))
-            elif column.labelled:
-                found.append(tuple(column.levels or ()))
-            else:
-                found.append(("other", *column.atoms))
-        return tuple(found)
+        return tuple(state_names(network, self.schema_, i) for i in range(len(network.slots)))
 
     def _tables(self) -> list[Any]:
         """Tables of named states, and regressions in table units, by node."""
@@ -246,22 +236,3 @@ def _shown(column: Column, name: str) -> str:
     if column.kind in ("unit", "bounded") and name == str(column.name):
         return f"logit({name})"
     return name
-
-
-def _groups(column: Column, network: Network, node: int) -> tuple[str, ...]:
-    """Names of groups of values, in table units."""
-    cuts = network.group(node).cuts.cpu().numpy()
-    if column.kind == "count":
-        lower = int(column.support()[0])
-        starts = [lower, *(int(np.ceil(c)) + lower for c in cuts)]
-        ends: Sequence[int | None] = [*(s - 1 for s in starts[1:]), None]
-        return tuple(
-            f">= {s}" if e is None else str(s) if s == e else f"{s}-{e}"
-            for s, e in zip(starts, ends, strict=True)
-        )
-    values = column.backward(cuts * column.scale + column.loc)
-    edges = ["", *(f"{v:.4g}" for v in values), ""]
-    return tuple(
-        f"< {b}" if not a else f">= {a}" if not b else f"{a} to {b}"
-        for a, b in zip(edges[:-1], edges[1:], strict=True)
-    ) if len(cuts) else ("all",)  # fmt: skip

@@ -37,6 +37,7 @@ from probgen.nodes.augmenting import augmented_draws
 from probgen.nodes.groups import WeightsByGroup
 from probgen.nodes.intervening import draws_after, network_after
 from probgen.nodes.learning import Learner, begin, node_rows
+from probgen.nodes.naming import site_axes
 from probgen.nodes.network import Network
 from probgen.nodes.rows import RowNetwork
 from probgen.nodes.softmax import WeightsOfCurve
@@ -76,12 +77,13 @@ class BayesianNetwork(Family):
         bins: int | None = None,
         draws: int = 100,
         approximate: bool = False,
+        spread: int = 256,
     ) -> None:
         super().__init__(schema)
         self.learner, self.sample_size, self.count = learner, sample_size, draws
         self.approximate = approximate
         self.strength, self.dof, self.groups, self.bins = strength, dof, groups, bins
-        self.network = Network(schema.slots, bins is not None)
+        self.network = Network(schema.slots, bins is not None, spread)
         #: posterior draws that a chain over the unseen cells found, in place of the guide's
         self.refined: Draws = {}
 
@@ -180,12 +182,22 @@ class BayesianNetwork(Family):
     # --- posterior ------------------------------------------------------------------------
 
     def draw_globals(self, count: int, generator: torch.Generator) -> Draws | None:
-        """Draws of the exact posterior, or of the chain over the unseen cells."""
+        """The draws of the chain over unseen cells, if there was one; else those of the guide."""
         if not self.refined:
-            return self.network.posterior_draws(count, self._here(generator))
+            return None
         have = len(next(iter(self.refined.values())))
         keep = torch.arange(count) * have // count if count < have else torch.arange(have)
         return {name: value[keep] for name, value in self.refined.items()}
+
+    @property
+    def joint_posterior(self) -> bool:  # type: ignore[override]
+        """False where the restarts have graphs of their own."""
+        return not bool(self.network.one_of_many)
+
+    def axes(self, site: str) -> list[tuple[str, list[str]]] | None:
+        """Levels of a table's parents and of its node; configurations, terms, kernels."""
+        what, _, number = site.rpartition("_")
+        return site_axes(self.network, self.schema, what, int(number))
 
     def point_globals(self) -> Draws:
         """Posterior means of tables, coefficients and precisions."""
@@ -217,7 +229,9 @@ class BayesianNetwork(Family):
         value = self.exact_log_prob(batch, None)
         se, ess = torch.zeros_like(value), torch.full_like(value, torch.inf)
         rows = open_.nonzero()[:, 0]
-        by_draw = self.network.log_rows_by_draw(_values(batch)[rows], batch.seen[rows])
+        by_draw = self.network.log_rows_by_draw(
+            _values(batch)[rows], batch.seen[rows], self.network.spread
+        )
         share = (by_draw - value[rows]).exp()
         # draws that lie evenly do better than this, which holds for independent ones
         se[rows] = share.std(0) / math.sqrt(len(share))
@@ -271,7 +285,7 @@ class BayesianNetwork(Family):
         out = x.new_zeros(len(x))
         closed, rows = (~open_).nonzero()[:, 0], open_.nonzero()[:, 0]
         out[closed] = net.log_rows(x[closed], seen[closed], net.predictive())
-        by_draw = net.log_rows_by_draw(x[rows], seen[rows])
+        by_draw = net.log_rows_by_draw(x[rows], seen[rows], net.spread)
         out[rows] = by_draw.logsumexp(0) - math.log(len(by_draw))
         return out
 
@@ -288,8 +302,10 @@ class BayesianNetwork(Family):
         out = torch.zeros_like(x)
         closed, rows = (~open_).nonzero()[:, 0], open_.nonzero()[:, 0]
         out[closed] = net.complete(x[closed], seen[closed], net.predictive(), generator)
-        choice = pick(net.log_rows_by_draw(x[rows], seen[rows]).softmax(0).T, generator)
-        out[rows] = net.complete(x[rows], seen[rows], net.averaged(choice), generator)
+        choice = pick(
+            net.log_rows_by_draw(x[rows], seen[rows], net.spread).softmax(0).T, generator
+        )
+        out[rows] = net.complete(x[rows], seen[rows], net.averaged(choice, net.spread), generator)
         return out
 
     def _complete_sampled(
@@ -331,7 +347,7 @@ class BayesianNetwork(Family):
         """The pair after some nodes are set, over a schema without their slots."""
         found = BayesianNetwork(
             schema, self.learner, self.sample_size, self.strength, self.dof, self.groups,
-            self.bins, self.count, self.approximate,
+            self.bins, self.count, self.approximate, self.network.spread,
         )  # fmt: skip
         found.network = network_after(self.network, settings)
         found.refined = draws_after(self.network, self.refined, settings)

@@ -52,7 +52,10 @@ def learn(
         "pc": independence tests. "auto": "exact" up to 9 nodes, "orders" up to 64, else
         "hill"; `benchmarks/structure_learning.py` chose.
     score : {"auto", "bic", "bdeu", "bge", "cg", "additive"}
-        Of the graphs, see `Scorer`.
+        Of the graphs, see `Scorer`. "auto": "bdeu" of discrete nodes, "cg" of mixed ones, and
+        "additive" where all are normal: on mixed tables the model's own marginal likelihood gave
+        the higher held-out density (`benchmarks/network_fits.py --what settings`), on tables of
+        numbers the additive score finds directions (`benchmarks/structure_continuous.py`).
     constraints : Constraints, optional
         Not for "chow-liu" and "tan".
     rng : numpy Generator, optional

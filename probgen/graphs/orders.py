@@ -73,7 +73,9 @@ def exact(
         for node in range(d):
             inside = layer[layer >> node & 1 == 1]
             before = inside ^ (1 << node)
-            score = total[before] + sets[node].best[0][local[node][before]]
+            with np.errstate(invalid="ignore"):  # sets that constraints rule out are infinite
+                score = total[before] + sets[node].best[0][local[node][before]]
+            score = np.where(np.isnan(score), -np.inf, score)
             margin = np.where(np.isfinite(score), 1e-9 * np.abs(score), 0.0)
             better = score > total[inside] + margin
             total[inside[better]], last[inside[better]] = score[better], node

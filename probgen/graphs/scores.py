@@ -79,8 +79,8 @@ class Scorer:
         regression in each configuration of the discrete parents (Lauritzen and Wermuth 1989).
         "bdeu": log marginal likelihood of discrete nodes (Heckerman, Geiger and Chickering
         1995). "bge": that of normal nodes (Geiger and Heckerman 1994). "cg": BDeu for the
-        discrete nodes and BGe in each configuration for the normal ones. "auto": "bic" or
-        the marginal likelihood, see `probgen.graphs.learn`.
+        discrete nodes and BGe in each configuration for the normal ones. "auto":
+        see `probgen.graphs.learn`.
     ess : float
         Equivalent sample size of BDeu, in rows, more than 0.
     logistic : bool
@@ -282,7 +282,9 @@ def _checked(rows: NodeRows, score: str, ess: float) -> str:
         raise SchemaError(message(f"ess={ess}", "more than 0 rows", "pass a positive number"))
     discrete, normal = any(rows.sizes), 0 in rows.sizes
     if score == "auto":
-        return "additive" if normal else "bdeu"
+        if not normal:
+            return "bdeu"
+        return "cg" if discrete else "additive"
     if score not in SCORES:
         raise SchemaError(message(
             f"score={score!r}", f"one of {['auto', *SCORES]}", "choose one of them"

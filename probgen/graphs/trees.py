@@ -91,7 +91,8 @@ def _normal(rows: NodeRows, node: int, other: int, given: int | None) -> float:
     alone = _residual(x, group, weight)
     if rows.sizes[other]:
         joint = group * rows.sizes[other] + rows.codes[seen, other]
-        return max(0.0, float((alone - _residual(x, joint, weight)).sum() / (2 * total)))
+        apart = _residual(x, joint, weight)
+        return max(0.0, float(alone.sum() - apart.sum()) / (2 * total))
     y = rows.values[seen, other]
     x, y = (v - _means(v, group, weight)[group] for v in (x, y))
     xy, xx, yy = (np.bincount(group, weight * v) for v in (x * y, x * x, y * y))

@@ -23,7 +23,7 @@ from probgen.nodes.regressions import T
 from probgen.nodes.rows import posterior_table
 from probgen.nodes.sums import Integral, configurations, terms_of
 
-#: draws of the regressions over which a distribution is averaged: the first are spread evenly too
+#: draws of the regressions over which a distribution is averaged
 FEWER = 64
 
 __all__ = ["conditionals_of", "distribution_of"]

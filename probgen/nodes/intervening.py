@@ -30,7 +30,7 @@ def network_after(network: Network, settings: Settings) -> Network:
     kept = [i for i in range(len(layout)) if i not in settings]
     number = {i: place for place, i in enumerate(kept)}
     slots = [network.slots[i] for i in kept]
-    found = Network(slots, network.binned).to(network.edges.device)
+    found = Network(slots, network.binned, network.spread).to(network.edges.device)
     for i in kept:
         place = str(number[i])
         if i in layout.curved and not all(p in settings for p in layout.inputs[i]):

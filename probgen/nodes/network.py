@@ -27,8 +27,6 @@ STEPS = 5
 NEWTON = 3
 #: rows, times draws, that are worked out at once
 WIDE = 2**17
-#: posterior draws over which rows are averaged where the predictive has no closed form
-DRAWS = 256
 #: parameters at a point, and log weights inside the groups of grouped nodes
 Values = tuple[Parameters, dict[int, Tensor]]
 #: values of the parameters by site name
@@ -49,16 +47,21 @@ class Network(nn.Module):
     slots : sequence of d Slot
     binned : bool
         Whether real slots are cut into groups as counts are.
+    spread : int
+        Posterior draws over which rows are averaged where the predictive has no closed form.
     """
 
     #: rank of each parent (d, d), from 1; 0 where there is no edge
     edges: Tensor
+    one_of_many: Tensor
 
-    def __init__(self, slots: Sequence[Slot], binned: bool = False) -> None:
+    def __init__(self, slots: Sequence[Slot], binned: bool = False, spread: int = 256) -> None:
         super().__init__()
-        self.slots, self.binned = tuple(slots), binned
+        self.slots, self.binned, self.spread = tuple(slots), binned, spread
         d = len(self.slots)
         self.register_buffer("edges", torch.zeros(d, d, dtype=torch.int64))
+        #: whether there are restarts with other graphs
+        self.register_buffer("one_of_many", torch.zeros((), dtype=torch.bool))
         self.nodes = nn.ModuleDict()
         self.values = nn.ModuleDict()
         self.curves = nn.ModuleDict()
@@ -217,7 +220,7 @@ class Network(nn.Module):
         curves = {i: self.curve(i).predictive() for i in layout.curved}
         return Parameters(tables, normals, curves), {i: self.group(i).mean() for i in self.grouped}
 
-    def averaged(self, turn: Tensor, count: int = DRAWS) -> Values:
+    def averaged(self, turn: Tensor, count: int) -> Values:
         """The predictive with regressions at posterior draws: its average over these is exact.
 
         Used where a Student's t has no closed form. `turn` (n,) says which of `count` draws each
@@ -236,7 +239,7 @@ class Network(nn.Module):
             inner[i] = potential_of(Line(b.flatten(0, 1), precision.flatten(0, 1)))
         return Parameters(at.tables, at.normals, at.curves, inner, turn), shapes
 
-    def log_rows_by_draw(self, x: Tensor, seen: Tensor, count: int = DRAWS) -> Tensor:
+    def log_rows_by_draw(self, x: Tensor, seen: Tensor, count: int) -> Tensor:
         """Log density (count, n) of rows x (n, d) at each of the draws of `averaged`."""
         codes, _ = self.split(x, seen)
         normal = list(self.layout.normal)

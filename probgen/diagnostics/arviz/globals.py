@@ -47,6 +47,8 @@ def _add_globals(groups: Groups, name: str, member: Family, chains: list[Draws])
     """A variable for each global site in group `name`, from the draws of each restart."""
     group = groups.data[name] = {}
     for site in chains[0]:
+        if any(site not in draws for draws in chains):
+            continue
         if len({draws[site].shape for draws in chains}) > 1:
             warn(message(
                 f"site {site!r} with another shape in each restart", "one shape",
@@ -124,6 +126,13 @@ def _site(site: str, value: Tensor, member: Family) -> tuple[str, list[str], dic
         name = safe(site) + "_" * (site in TAKEN)
         return name, [f"{name}_dim_{axis}" for axis in range(len(shape))], {}
     name += "_" * (name in TAKEN)
+    told = member.axes(site)
+    if told is not None:
+        return (
+            name,
+            [safe(dim) for dim, _ in told],
+            {safe(dim): np.array(labels) for dim, labels in told},
+        )
     real = [slot.name for slot in schema.slots if slot.kind == "real"]
     k = getattr(member, "components", None)
     dims: list[str] = []

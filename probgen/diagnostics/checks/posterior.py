@@ -43,7 +43,9 @@ def intervals(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "posterior", "unknown", ("intervals",),
             f"{len(posterior(model))} draws of each part from its own posterior, with weights "
-            "that are taken as known", "check each part on its own, parts_[name].check(...)",
+            "that are taken as known",
+            "check each part on its own, parts_[name].check(...)" if hasattr(model, "parts_")
+            else "check one restart on its own: fit with restarts=1",
         )  # fmt: skip
     else:
         nuts = " of NUTS" if model.results_[0].engine == "nuts" else ""
