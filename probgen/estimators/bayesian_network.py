@@ -51,9 +51,9 @@ class BayesianNetwork(Exchanged):
     Categories, ordered levels, booleans and counts are discrete nodes, with a probability of each
     level in every configuration of the parents. Real columns (positive, bounded ones and dates by
     their bijection) are normal nodes, with a linear regression on the normal parents in every
-    configuration of the discrete ones (conditional linear Gaussian). A normal node is a parent of a
-    discrete one only on request (`logistic`). All other parameters have conjugate priors and
-    are integrated out of every answer.
+    configuration of the discrete ones (conditional linear Gaussian). A normal node is a parent
+    of a discrete one only on request (`logistic`). All other parameters have conjugate priors
+    and are integrated out of every answer.
 
     Holes are integrated out in the fit and in every verb, whole columns of them included. Every
     verb takes ``do={...}``, which asks the network after an intervention; `effect`,
@@ -86,6 +86,8 @@ class BayesianNetwork(Exchanged):
     strength : float
         How many rows the prior of a regression stands for. It is centred on the regression
         of all configurations together.
+    dof : float
+        How many rows the prior of its variance stands for.
     groups : int
         Most states of a count: groups of neighbouring values, with a density inside each.
     bins : int, optional
@@ -98,12 +100,13 @@ class BayesianNetwork(Exchanged):
         Importance sampling, with its error, of rows that have no exact answer: those with an
         unseen normal parent of a discrete node, and those whose sum would take more memory
         than there is. Otherwise an error says why, and what it would take.
-    graphs : {"half", "plain", "bayesian", "orders"}
+    graphs : {"plain", "half", "bayesian", "orders"}
         Where the graphs of all `restarts` but the first come from; their parameters are
-        fitted to all rows. "half" learns each from half of the rows, drawn at random, "plain"
-        from a bootstrap sample and "bayesian" from rows under random weights: both of these
-        find too many edges. "orders" draws from the posterior of graphs, by a Markov chain over
-        orders of the columns. Edges without a direction of their own (see Notes) get a random one.
+        fitted to all rows. "plain" learns each from a bootstrap sample of the rows, "half" from
+        half of them, "bayesian" from all under random weights
+        (benchmarks/structure_learning.py compares). "orders" draws from the posterior of
+        graphs, by a Markov chain over orders of the columns. Edges without a direction of
+        their own (see Notes) get a random one.
 
     Other parameters are those of `Density`.
 
