@@ -68,9 +68,12 @@ class BayesianNetwork(Exchanged):
         (at most 18 nodes), "chow-liu" (a tree), "tan" (tree-augmented naive Bayes around
         `root`) or "pc" (independence tests). "auto" is "exact" up to 9 nodes, "orders" up to
         64 and "hill" beyond (benchmarks/structure_learning.py compares).
-    criterion : {"auto", "bic", "bdeu", "bge", "cg"}
+    criterion : {"auto", "bic", "bdeu", "bge", "cg", "additive"}
         Score of a graph: Bayesian information criterion, or the log evidence of discrete
-        nodes ("bdeu"), of normal ones ("bge"), of both ("cg"). "auto" is the log evidence.
+        nodes ("bdeu"), of normal ones ("bge"), of both ("cg"). "additive" scores normal nodes
+        by smooth curves with normal or Laplace noise, which can tell directions that lines
+        with normal noise cannot. "auto" is "additive" where all columns are numbers, else the
+        log evidence.
     required, forbidden : sequence of (parent, child)
         Edges that a learned graph must and must not have.
     tiers : sequence of sequences of column names
