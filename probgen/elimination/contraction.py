@@ -15,7 +15,7 @@ from probgen.elimination.plans import Plan, Step
 __all__ = ["LINEAR", "LOG", "MAXIMUM", "Ring", "Slots", "beliefs", "chunks", "finish", "held",
            "log_plus", "prepare", "walk", "wide"]  # fmt: skip
 
-#: the tensor of each slot: (*sizes, rows), or (*sizes, 1) where all rows share it
+#: the tensor of each slot: ``(*sizes, rows)``, or ``(*sizes, 1)`` where all rows share it
 Slots = list[Tensor | None]
 
 #: numbers in a slot from which on its product is added up state by state, never held as a whole:
@@ -177,7 +177,7 @@ def chunks(
 
 
 def finish(plan: Plan, last: Tensor, out: Sequence[int], sizes: Sequence[int], n: int) -> Tensor:
-    """The last slot as (n, *sizes of `out`), repeated along variables that no factor has."""
+    """The last slot as ``(n, *sizes of out)``, repeated along variables that no factor has."""
     shape = [sizes[v] if v in plan.scope else 1 for v in out]
     found = last.reshape(*shape, last.shape[-1]).expand(*(sizes[v] for v in out), n)
     return found.movedim(-1, 0)

@@ -20,7 +20,7 @@ class Factor:
     ----------
     scope : tuple of int
         The variables, one an axis of the values.
-    values : Tensor (*sizes) or (n, *sizes)
+    values : Tensor ``(*sizes)`` or ``(n, *sizes)``
         Of all rows alike, or of each row, by `batched`.
     batched : bool
         Whether the first axis of the values is that of the rows.
@@ -44,7 +44,7 @@ class Factor:
 
     @classmethod
     def of_log(cls, scope: tuple[int, ...], log_values: Tensor) -> Factor:
-        """The factor of each row whose logarithms are (n, *sizes), scaled to at most 1 a row."""
+        """The factor of each row of logarithms ``(n, *sizes)``, scaled to at most 1 a row."""
         largest = log_values.detach().flatten(1).amax(1) if scope else log_values.detach()
         shift = torch.where(torch.isfinite(largest), largest, 0.0)
         values = (log_values - shift.reshape(-1, *[1] * len(scope))).exp()
@@ -92,7 +92,7 @@ def sliced(
     ----------
     parents : sequence of sequences of int
         The parents of each node, in the order of its table's axes.
-    tables : sequence of Tensor (size, *sizes of parents)
+    tables : sequence of Tensor ``(size, *sizes of parents)``
         Of each node; entries of at most 1.
     codes : Tensor (n, d) of long
         State of each seen cell; what stands in the others is not read.

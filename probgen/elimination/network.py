@@ -38,7 +38,7 @@ class DiscreteNetwork:
     ----------
     dag : Dag
         The graph.
-    tables : sequence of Tensor (size, *sizes of parents)
+    tables : sequence of Tensor ``(size, *sizes of parents)``
         The conditional table of each node, in float64: its parents in the order of
         ``dag.parents``, each distribution summing to 1. All answers but states are differentiable
         in them. They are not to be changed in place: sums that all rows share are kept.

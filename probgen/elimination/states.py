@@ -213,7 +213,7 @@ def _states(path: Plan, slots: Slots, ring: Ring, rows: slice, choose: Choose) -
 def _at(
     slot: Tensor, shape: tuple[int, ...], scope: Sequence[int], found: States, rows: slice
 ) -> Tensor:
-    """A slot (*sizes, rows) at the states of all its variables but the first: (size, rows)."""
+    """A slot ``(*sizes, rows)`` at the states of all its variables but the first: (size, rows)."""
     index: Tensor | None = None
     for v, size in zip(scope[1:], shape[1:], strict=True):
         if size > 1:

@@ -62,7 +62,7 @@ def log_sum(
 
     Returns
     -------
-    Tensor (n,) or (n, *sizes of out)
+    Tensor (n,) or ``(n, *sizes of out)``
         In nats; -inf where the product is 0 throughout. States that are less probable than the
         row's best by a factor of 1e-100 may be -inf too. Differentiable in the factors' values
         and scales; the gradient by values that are exactly 0 may be 0.
@@ -132,7 +132,7 @@ def _log_sum(
 
 
 def _last(path: Plan, factors: Sequence[Factor], n: int, ring: Ring) -> Tensor:
-    """The plan's answer (*sizes, n), or (*sizes, 1) where all rows share it."""
+    """The plan's answer ``(*sizes, n)``, or ``(*sizes, 1)`` where all rows share it."""
     slots = prepare(path, factors)
     walk(path, slots, ring, batched=False)
     parts = []
@@ -156,7 +156,7 @@ def _chunk(path: Plan, slots: Slots, ring: Ring) -> Tensor:
 
 
 def below(z: Tensor) -> Tensor:
-    """Which rows (n,) of sums (*sizes, n) are so small that they are done again on logarithms."""
+    """Which rows (n,) of sums ``(*sizes, n)`` are small enough to be done again on logarithms."""
     z = z.detach()
     largest = z.reshape(-1, z.shape[-1]).amax(0) if z.dim() > 1 else z
     return largest < torch.finfo(z.dtype).tiny ** FLOOR

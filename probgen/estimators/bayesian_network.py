@@ -321,8 +321,8 @@ class _Names:
         if lost:
             shown = [f"{self.names[a]!r} -> {self.names[b]!r}" for a, b in lost]
             raise SchemaError(message(
-                f"required edges {', '.join(shown)} that are forbidden, by themselves, by the tiers "
-                "or as edges from a number beside atoms", "constraints that can all hold",
+                f"required edges {', '.join(shown)} that are forbidden, by themselves, by the "
+                "tiers or as edges from a number beside atoms", "constraints that can all hold",
                 "drop one of them",
             ))  # fmt: skip
         self.dag([(self.names[a], self.names[b]) for a, b in sorted(constraints.required)])

@@ -264,7 +264,7 @@ class Causal(Density):
             treated, and their difference with its interval. One row a level for other
             outcomes: the probability of the level. The draws behind the interval are posterior
             draws of all parameters, in every restart alike: with restarts that learn their graph
-            from reweighted rows, it carries what the rows leave open about the graph too. Its
+            from resampled rows, it carries what the rows leave open about the graph too. Its
             ``attrs`` hold ``graphs``, the number of different graphs, and ``adjustment``, the
             columns that the first graph adjusts for.
 

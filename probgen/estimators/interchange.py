@@ -24,6 +24,7 @@ from probgen.exchange.xmlbif import read_xmlbif, write_xmlbif
 from probgen.families.bayesian_network import BayesianNetwork as Pair
 from probgen.nodes.naming import state_names
 from probgen.nodes.network import Network
+from probgen.nodes.softmax import log_softmax_rows
 from probgen.schema import Schema
 from probgen.training import FitResult
 
@@ -160,7 +161,8 @@ class Exchanged(Imagined):
         """The network as text: every node with its parents, its table or its lines.
 
         Tables are posterior means; lines hold in table units, of the logarithm of positive
-        columns and the log odds of bounded ones (of the first restart).
+        columns and the log odds of bounded ones (of the first restart). Of a discrete node with
+        normal parents the probabilities are those at the parents' means.
         """
         shown = [_shown(self.schema_.columns[s.column], s.name) for s in self._network.slots]
         return describe(shown, self._levels(), self.graph_, self._tables(), limit)
@@ -208,9 +210,22 @@ class Exchanged(Imagined):
             if network.is_normal(i):
                 found.append(self._line(network, i, keep))
                 continue
+            if i in layout.curved:
+                found.append(self._at_means(network, i, keep))
+                continue
             table = at.tables[i][(slice(named[i]), *keep)].cpu().numpy()
             found.append(table / table.sum(0))
         return found
+
+    def _at_means(self, network: Network, node: int, keep: tuple[slice, ...]) -> Any:
+        """Probabilities of a softmax node where its normal parents stand at their means."""
+        layout, curve = network.layout, network.curve(node)
+        r = torch.zeros(1, 1 + len(layout.inputs[node]), dtype=torch.float64)
+        r[0, 0] = 1.0
+        p = log_softmax_rows(r.to(curve.weights.device), curve.predictive())[0].exp().T
+        p = p.reshape(len(p), *layout.shape(node))
+        named = p[(slice(network.nameable.get(node)), *keep)]
+        return (named / named.sum(0)).cpu().numpy()
 
     def _line(self, network: Network, node: int, keep: tuple[slice, ...]) -> Regression:
         """The regression of a node in table units, after the bijections of its columns."""

@@ -82,6 +82,8 @@ class BayesianNetwork(Family):
         super().__init__(schema)
         self.learner, self.sample_size, self.count = learner, sample_size, draws
         self.approximate = approximate
+        if approximate:  # some answers are sampled
+            self.density = "estimate"
         self.strength, self.dof, self.groups, self.bins = strength, dof, groups, bins
         self.network = Network(schema.slots, bins is not None, spread)
         #: posterior draws that a chain over the unseen cells found, in place of the guide's

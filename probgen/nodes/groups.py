@@ -236,7 +236,7 @@ class WeightsByGroup(TorchDistribution):
         return value.new_zeros(*value.shape[:-1], count).index_add(-1, self.group, value)
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's
-        """Draws (*sample_shape, b), from the default generator."""
+        """Draws ``(*sample_shape, b)``, from the default generator."""
         gamma = torch._standard_gamma(self.alpha.expand(*sample_shape, -1).contiguous())
         gamma = gamma.clamp_min(1e-300)
         return gamma / self._totals(gamma)[..., self.group]

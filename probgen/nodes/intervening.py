@@ -141,5 +141,5 @@ def _node_after(
 
 
 def _flat(table: Tensor) -> Tensor:
-    """A table (size, *parents) as (size, c)."""
+    """A table ``(size, *parents)`` as (size, c)."""
     return table.reshape(len(table), -1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -25,6 +25,11 @@ class Layout:
 
     dag: Dag
     sizes: tuple[int, ...]
+    names: tuple[str, ...] = ()
+
+    def named(self, nodes: Iterable[int]) -> str:
+        """Names of nodes for a message; numbers where there are none."""
+        return ", ".join(repr(self.names[i]) if self.names else str(i) for i in nodes)
 
     def __len__(self) -> int:
         return len(self.sizes)

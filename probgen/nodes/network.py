@@ -86,7 +86,9 @@ class Network(nn.Module):
             for child in range(len(ranks)):
                 own = ranks[:, child].nonzero()[:, 0].tolist()
                 parents.append(tuple(p for _, p in sorted((int(ranks[p, child]), p) for p in own)))
-            self._layout = Layout(Dag(tuple(parents)), tuple(self._sizes()))
+            self._layout = Layout(
+                Dag(tuple(parents)), tuple(self._sizes()), tuple(slot.name for slot in self.slots)
+            )
         return self._layout
 
     def refresh(self) -> None:
@@ -154,7 +156,7 @@ class Network(nn.Module):
         self.refresh()
 
     def set_tables(self, dag: Dag, tables: Sequence[Tensor]) -> None:
-        """Take a graph and its tables (size, *parent sizes) as known."""
+        """Take a graph and its tables ``(size, *parent sizes)`` as known."""
         self.set_graph(dag)
         for i, table in enumerate(tables):
             own = self.table(i)
@@ -163,7 +165,7 @@ class Network(nn.Module):
         self.refresh()
 
     def _shaped(self, node: int, table: Tensor) -> Tensor:
-        """A table (..., size, c) as (..., size, *parent sizes)."""
+        """A table (..., size, c) as ``(..., size, *parent sizes)``."""
         return (
             table.unflatten(-1, self.layout.shape(node))
             if self.layout.labels[node]
@@ -171,7 +173,7 @@ class Network(nn.Module):
         )
 
     def alpha(self, node: int) -> Tensor:
-        """Dirichlet parameters (*parent sizes, size) of a table's posterior."""
+        """Dirichlet parameters ``(*parent sizes, size)`` of a table's posterior."""
         return self._shaped(node, self.table(node).alpha).movedim(0, -1)
 
     def check(self) -> None:

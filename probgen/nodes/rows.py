@@ -41,7 +41,7 @@ def log_density(
 
 
 def posterior_table(terms: Terms, layout: Layout, n: int, scope: tuple[int, ...]) -> Tensor:
-    """p(scope | seen cells), (n, *sizes): 0 for rows of density 0."""
+    """p(scope | seen cells), ``(n, *sizes)``: 0 for rows of density 0."""
     if not scope:
         return terms.log_scale.new_ones(n)
     log_p = log_sum(terms.factors, layout.states, n, scope)
@@ -195,7 +195,7 @@ class RowNetwork(TorchDistribution):
         return self.log_rows(value, self.seen)
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's
-        """New rows (*sample_shape, n, d)."""
+        """New rows ``(*sample_shape, n, d)``."""
         shape = torch.Size(sample_shape) + self.shape()
         count = shape[:-1].numel()
         return self.new_rows(count).view(shape)

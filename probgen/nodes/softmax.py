@@ -188,7 +188,7 @@ class WeightsOfCurve(TorchDistribution):
         super().__init__(torch.Size(), node.weights.shape, validate_args=False)
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's
-        """Draws (*sample_shape, c, k, q), from the default generator."""
+        """Draws ``(*sample_shape, c, k, q)``, from the default generator."""
         return self.normal.sample(sample_shape).view(*sample_shape, *self.event_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:

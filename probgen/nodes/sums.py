@@ -33,7 +33,7 @@ __all__ = [
 class Parameters:
     """Values of all parameters, at which rows are scored.
 
-    `tables` (size, *parent sizes) of the discrete nodes; `normals` of the normal ones, a
+    `tables` ``(size, *parent sizes)`` of the discrete nodes; `normals` of the normal ones, a
     `Potential` each; `curves` of the softmax nodes, weights (s, c, k, q) to average over. Of the
     predictive a normal node is a Student's t, which does not stay one when an unseen node is
     integrated out: there `inner` holds potentials at several posterior draws, those of a draw
@@ -98,7 +98,7 @@ class Terms:
 
 
 def cells_of(table: Tensor, axes: list[int], codes: list[Tensor]) -> Tensor:
-    """The table with the first axes `axes` taken at codes (n,) each: (n, *other axes)."""
+    """The table with the first axes `axes` taken at codes (n,) each: ``(n, *other axes)``."""
     rest = [a for a in range(table.dim()) if a not in axes]
     sizes = [table.shape[a] for a in axes]
     flat = table.permute(*axes, *rest).reshape(-1, *(table.shape[a] for a in rest))
@@ -232,7 +232,7 @@ def _components(
 
 
 def configurations(layout: Layout, codes: Tensor, node: int, scope: tuple[int, ...]) -> Tensor:
-    """Configurations of a node (n or 1, *sizes of scope), over its unseen discrete parents."""
+    """Configurations of a node ``(n or 1, *sizes of scope)``, over its unseen discrete parents."""
     found = codes.new_zeros((1,) * (len(scope) + 1))
     for p in layout.labels[node]:
         found = found * layout.sizes[p]
@@ -282,8 +282,9 @@ def _curve(
     hidden = [p for p in layout.inputs[node] if p not in group.known]
     if hidden:
         raise NotSupported(message(
-            f"unseen normal parents (nodes {hidden}) of a discrete node ({node}) that counts",
-            "these cells: a softmax has no exact integral over normal parents",
+            f"unseen numbers in {layout.named(hidden)}, parents of {layout.named([node])}, which "
+            "counts",
+            "these cells: a softmax has no exact integral over them",
             "fill the cells, or set approximate=True for importance sampling",
         ))  # fmt: skip
     scope = tuple(v for v in (node, *layout.labels[node]) if v not in group.fixed)

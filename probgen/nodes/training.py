@@ -96,7 +96,7 @@ def settled_statistics(
 def _table(
     layout: Layout, codes: Tensor, weight: Tensor, node: int, rows: Tensor | slice
 ) -> Tensor:
-    """Weighted counts (size, *parent sizes) of rows that see a node and its parents."""
+    """Weighted counts ``(size, *parent sizes)`` of rows that see a node and its parents."""
     family = (node, *layout.labels[node])
     shape = [layout.sizes[v] for v in family]
     cell = mixed_radix([codes[rows, v] for v in family], shape)
