@@ -135,7 +135,9 @@ VERBS = {
     "log_prob with interval": lambda m, r, do: m.log_prob(r[["y", "s"]], interval=0.8, **do),
     "surprisal": lambda m, r, do: m.surprisal(r, **do),
     "sample": lambda m, r, do: m.sample(5, given={"c": "c1"}, random_state=0, **do),
-    "prob": lambda m, r, do: m.prob("y > 0", given={"c": "c2"}, **do).value,
+    "prob": lambda m, r, do: float(
+        m.prob("y > 0", given={"c": "c2"}, samples=2000, random_state=0, **do)
+    ),
     "impute": lambda m, r, do: m.impute(r.assign(y=np.nan, o=None, c=None, t=None), **do),
     "explain": lambda m, r, do: m.explain(r[FEW].head(3), **do),
     "outliers": lambda m, r, do: m.outliers(r[FEW].head(3), samples=100, **do),
@@ -194,6 +196,15 @@ def test_setting_a_normal_parent_moves_a_normal_child_by_the_slope():
     np.testing.assert_allclose(at[0.0], line["level"], rtol=1e-9)
     # and not by that of the association, which nothing else in the row tells of
     assert abs(np.polyfit(rows["x"], rows["y"], 1)[0] - slope[True]) > 0.05
+
+
+def test_setting_a_number_keeps_all_that_is_uncertain_of_its_child(model):
+    """Nothing else joins t and x once x is set: the density of y is that given x and t."""
+    rows = table(20, seed=3)
+    for value in (-1.0, 2.5):
+        found = model.log_prob(rows[["t", "y"]], do={"x": value})
+        given = model.log_prob(rows[["y"]], given=rows[["t"]].assign(x=value))
+        np.testing.assert_allclose(found, given + model.log_prob(rows[["t"]]), rtol=1e-9)
 
 
 def test_setting_all_columns_leaves_nothing_open():
