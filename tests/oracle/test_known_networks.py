@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import combinations
+from itertools import combinations, permutations, product
 
 import numpy as np
 import pandas as pd
@@ -124,3 +124,56 @@ def test_a_markov_blanket_makes_all_others_irrelevant():
                 few = model.log_prob(rows[[v]], given=less) if len(less.columns) else (
                     model.log_prob(rows[[v]]))  # fmt: skip
                 assert np.abs(few - own).max() > 1e-6
+
+
+# --- counterfactuals ---
+
+
+def two_tables(p: list[float], q: list[float]) -> pg.BayesianNetwork:
+    """t -> y with distributions p and q of y."""
+    dag = Dag.of(2, [(0, 1)])
+    levels = (("off", "on"), tuple(f"s{k}" for k in range(len(p))))
+    tables = (np.array([0.5, 0.5]), np.array([p, q]).T)
+    return pg.BayesianNetwork.from_tables(NetworkTables(("t", "y"), levels, dag, tables))
+
+
+def test_one_uniform_number_keeps_the_order_of_levels():
+    """Where all cumulative probabilities fall, no row goes down; and the exact shares go up."""
+    p, q = [0.4, 0.3, 0.2, 0.1], [0.2, 0.4, 0.1, 0.3]
+    model = two_tables(p, q)
+    rows = pd.DataFrame({"t": ["off"] * 4000, "y": np.repeat([f"s{k}" for k in range(4)], 1000)})
+    found = model.counterfactual(rows, {"t": "on"}, 1, "quantile", random_state=0)
+    before, after = rows["y"].str[1:].astype(int), found["y"].str[1:].astype(int).to_numpy()
+    assert (after >= before).all() and (after > before).any()
+    ends = np.cumsum([0, *p]), np.cumsum([0, *q])
+    for k in range(4):
+        for j in range(4):
+            low, high = max(ends[0][k], ends[1][j]), min(ends[0][k + 1], ends[1][j + 1])
+            wanted = max(0.0, high - low) / p[k]
+            share = (after[before == k] == j).mean()
+            assert abs(share - wanted) <= FIVE * math.sqrt(wanted * (1 - wanted) / 1000) + 1e-12
+    # the other noise does take some rows down
+    other = model.counterfactual(rows, {"t": "on"}, 1, "gumbel", random_state=0)
+    assert (other["y"].str[1:].astype(int).to_numpy() < before).any()
+
+
+def test_gumbel_noise_never_leads_to_a_level_that_lost_more():
+    """Counterfactual stability: from i to j only if q_j / p_j > q_i / p_i."""
+    p, q = np.array([0.4, 0.3, 0.2, 0.1]), np.array([0.2, 0.35, 0.15, 0.3])
+    model = two_tables(list(p), list(q))
+    n = 3000
+    rows = pd.DataFrame({"t": ["off"] * 4 * n, "y": np.repeat([f"s{k}" for k in range(4)], n)})
+    found = model.counterfactual(rows, {"t": "on"}, 1, "gumbel", random_state=0)
+    after = found["y"].str[1:].astype(int).to_numpy().reshape(4, n)
+    for i, j in permutations(range(4), 2):
+        if q[j] / p[j] <= q[i] / p[i]:
+            assert not (after[i] == j).any()
+    # by simulation of the model itself: rows that the noise sends to i, and where else to
+    rng = np.random.default_rng(0)
+    noise = rng.gumbel(size=(200_000, 4))
+    first, second = (np.log(v) + noise for v in (p, q))
+    first, second = first.argmax(1), second.argmax(1)
+    for i, j in product(range(4), range(4)):
+        wanted, share = (second[first == i] == j).mean(), (after[i] == j).mean()
+        error = math.sqrt(wanted * (1 - wanted) * (1 / n + 1 / (first == i).sum()))
+        assert abs(share - wanted) <= FIVE * error + 1e-12
