@@ -90,9 +90,9 @@ some.join(odd[["surprisal", "p_value", "culprit"]].round(3), how="inner").loc[od
 # %% [markdown]
 # ## How sure are the edges?
 #
-# One graph is one answer to "which edges". `restarts=20` learns nineteen more, each from another
-# half of the rows, and fits each to all of them. The share of graphs with an edge says how far the
-# rows settle it.
+# One graph is one answer to "which edges". `restarts=20` learns nineteen more, each from a
+# bootstrap sample of the rows, and fits each to all of them. The share of graphs with an edge says
+# how far the rows settle it.
 
 # %%
 several = pg.BayesianNetwork(**settings, restarts=20, draws=20).fit(table)

@@ -51,8 +51,9 @@ class BayesianNetwork(Exchanged):
     Categories, ordered levels, booleans and counts are discrete nodes, with a probability of each
     level in every configuration of the parents. Real columns (positive, bounded ones and dates by
     their bijection) are normal nodes, with a linear regression on the normal parents in every
-    configuration of the discrete ones (conditional linear Gaussian). A normal node is no parent
-    of a discrete one. All parameters have conjugate priors and are integrated out of every answer.
+    configuration of the discrete ones (conditional linear Gaussian). A normal node is a parent
+    of a discrete one only on request (`logistic`). All other parameters have conjugate priors
+    and are integrated out of every answer.
 
     Holes are integrated out in the fit and in every verb, whole columns of them included. Every
     verb takes ``do={...}``, which asks the network after an intervention; `effect`,
@@ -67,9 +68,12 @@ class BayesianNetwork(Exchanged):
         (at most 18 nodes), "chow-liu" (a tree), "tan" (tree-augmented naive Bayes around
         `root`) or "pc" (independence tests). "auto" is "exact" up to 9 nodes, "orders" up to
         64 and "hill" beyond (benchmarks/structure_learning.py compares).
-    criterion : {"auto", "bic", "bdeu", "bge", "cg"}
+    criterion : {"auto", "bic", "bdeu", "bge", "cg", "additive"}
         Score of a graph: Bayesian information criterion, or the log evidence of discrete
-        nodes ("bdeu"), of normal ones ("bge"), of both ("cg"). "auto" is the log evidence.
+        nodes ("bdeu"), of normal ones ("bge"), of both ("cg"). "additive" scores normal nodes
+        by smooth curves with normal or Laplace noise, which can tell directions that lines
+        with normal noise cannot. "auto" is "additive" where all columns are numbers, else the
+        log evidence.
     required, forbidden : sequence of (parent, child)
         Edges that a learned graph must and must not have.
     tiers : sequence of sequences of column names
@@ -85,16 +89,27 @@ class BayesianNetwork(Exchanged):
     strength : float
         How many rows the prior of a regression stands for. It is centred on the regression
         of all configurations together.
+    dof : float
+        How many rows the prior of its variance stands for.
     groups : int
         Most states of a count: groups of neighbouring values, with a density inside each.
     bins : int, optional
         Cuts real columns into as many groups at most, which makes them discrete nodes.
-    graphs : {"half", "plain", "bayesian", "orders"}
+    logistic : bool
+        Whether a learned graph may lead from normal nodes to discrete ones, which then have a
+        softmax regression in each configuration. A given graph may in any case. Where such a
+        parent is unseen there is no exact answer.
+    approximate : bool
+        Importance sampling, with its error, of rows that have no exact answer: those with an
+        unseen normal parent of a discrete node, and those whose sum would take more memory
+        than there is. Otherwise an error says why, and what it would take.
+    graphs : {"plain", "half", "bayesian", "orders"}
         Where the graphs of all `restarts` but the first come from; their parameters are
-        fitted to all rows. "half" learns each from half of the rows, drawn at random, "plain"
-        from a bootstrap sample and "bayesian" from rows under random weights: both of these
-        find too many edges. "orders" draws from the posterior of graphs, by a Markov chain over
-        orders of the columns. Edges without a direction of their own (see Notes) get a random one.
+        fitted to all rows. "plain" learns each from a bootstrap sample of the rows, "half" from
+        half of them, "bayesian" from all under random weights
+        (benchmarks/structure_learning.py compares). "orders" draws from the posterior of
+        graphs, by a Markov chain over orders of the columns. Edges without a direction of
+        their own (see Notes) get a random one.
 
     Other parameters are those of `Density`.
 

@@ -66,8 +66,9 @@ def begin(
             network.group(i).lay(x[own, i], weight[own], most)
     network.refresh()
     codes, values = network.split(x, seen)
-    known = seen | ~seen.any(0)
-    if not bool(seen.any(0).all()):
+    shown = torch.ones_like(seen[0]) if bool(seen.all()) else seen.any(0)
+    known = seen if bool(shown.all()) else seen | ~shown
+    if known is not seen:
         values = values.clone()
         _guess(codes, values, seen, network.layout.sizes, network.nameable, rng)
     if isinstance(learner, Dag):
@@ -82,7 +83,7 @@ def begin(
         )
     else:
         counted = rows.settled
-    _lay(network, counted, seen.any(0).tolist(), sample_size, strength, dof)
+    _lay(network, counted, shown.tolist(), sample_size, strength, dof)
     for i in network.grouped:
         network.group(i).learn(x[seen[:, i], i], weight[seen[:, i]], 1.0, FIRST)
 
