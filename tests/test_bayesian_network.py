@@ -308,6 +308,15 @@ def test_the_graphs_of_restarts_differ_where_the_data_cannot_tell(graphs):
     assert BN(draws=0, random_state=0).fit(chain(100)).edge_probabilities_ is None
 
 
+def test_directions_that_no_data_can_tell_are_left_to_chance():
+    """A tree always hangs from its first column; its class holds it from any."""
+    model = BN(structure="chow-liu", restarts=24, draws=0, random_state=0).fit(chain(300))
+    share = model.edge_probabilities_
+    for one, two in ("ab", "bc", "cd"):
+        assert share.loc[one, two] + share.loc[two, one] == 1
+        assert 0 < share.loc[one, two] < 1
+
+
 def test_a_tree_augmented_network_hangs_all_columns_on_its_class():
     rng = np.random.default_rng(0)
     y = rng.integers(0, 2, 500)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import combinations, product
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -14,8 +14,6 @@ from scipy.special import gammaln
 
 import probgen as pg
 from probgen.batch import Batch
-from probgen.exchange.tables import NetworkTables
-from probgen.graphs.dag import Dag
 from probgen.nodes.answers import distribution_of
 from probgen.nodes.tables import SIZES
 from probgen.table import encode
@@ -165,119 +163,6 @@ def test_intervals_are_those_of_dirichlet_draws(discrete):
     assert (np.abs(found[["lower", "upper"]].to_numpy()[0] - wanted) < FIVE * se).all()
 
 
-# --- a network with known tables ---------------------------------------------------------------
-
-
-def known(
-    seed: int = 0, d: int = 6, chance: float = 0.45
-) -> tuple[pg.BayesianNetwork, np.ndarray]:
-    """A random network and its joint table."""
-    rng = np.random.default_rng(seed)
-    dag = Dag.of(d, [(i, j) for j in range(d) for i in range(j) if rng.random() < chance])
-    sizes = [int(s) for s in rng.integers(2, 4, d)]
-    tables = []
-    for node, own in enumerate(dag.parents):
-        t = rng.gamma(0.6, size=(sizes[node], *(sizes[p] for p in own)))
-        tables.append(t / t.sum(0))
-    names = tuple(f"v{i}" for i in range(d))
-    levels = tuple(tuple(f"s{k}" for k in range(s)) for s in sizes)
-    model = pg.BayesianNetwork.from_tables(NetworkTables(names, levels, dag, tuple(tables)))
-    args: list = []
-    for node, own in enumerate(dag.parents):
-        args += [tables[node], [node, *own]]
-    return model, np.einsum(*args, list(range(d)))
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_the_most_probable_completion_is_the_largest_entry(seed):
-    model, p = known(seed)
-    rng = np.random.default_rng(seed)
-    rows = model.sample(25, random_state=seed)
-    holed = rows.mask(rng.random(rows.shape) < 0.6)
-    found = model.most_probable(holed)
-    for i in range(len(rows)):
-        at = tuple(slice(None) if pd.isna(v) else int(str(v)[1:]) for v in holed.iloc[i].tolist())
-        got = tuple(int(str(v)[1:]) for v in found.iloc[i])
-        assert p[got] == pytest.approx(p[at].max(), rel=1e-12)
-        seen = holed.iloc[i].notna()
-        assert (found.iloc[i][seen] == holed.iloc[i][seen]).all()
-
-
-def test_whole_samples_follow_the_joint_and_its_entropy():
-    model, p = known(1)
-    n = 20_000
-    drawn = model.sample(n, random_state=0)
-    scores = model.log_prob(drawn)
-    exact = float(-(p * np.log(np.where(p > 0, p, 1.0))).sum())
-    assert model.entropy().value == pytest.approx(exact, rel=1e-9)
-    assert abs(-scores.mean() - exact) < FIVE * scores.std() / math.sqrt(n)
-    codes = tuple(drawn[v].str[1:].astype(int).to_numpy() for v in drawn)
-    counts = np.zeros_like(p)
-    np.add.at(counts, codes, 1)
-    usual = n * p >= 5
-    z = (counts - n * p)[usual] / np.sqrt(n * p * (1 - p))[usual]
-    # squares of about as many standard normals as there are usual cells
-    assert (z**2).sum() < usual.sum() + FIVE * math.sqrt(2 * usual.sum())
-
-
-@pytest.mark.parametrize("seed", range(2))
-def test_conditional_samples_follow_the_posterior(seed):
-    model, p = known(seed)
-    given = model.sample(1, random_state=seed)[["v4", "v5"]]
-    at = tuple(int(v[1:]) for v in given.iloc[0])
-    wanted = p[..., at[0], at[1]] / p[..., at[0], at[1]].sum()
-    n = 20_000
-    drawn = model.sample(n, given=given.iloc[0].to_dict(), random_state=1)
-    assert (drawn[["v4", "v5"]] == given.iloc[0]).all(axis=None)
-    counts = np.zeros_like(wanted)
-    np.add.at(counts, tuple(drawn[f"v{i}"].str[1:].astype(int) for i in range(4)), 1)
-    error = np.sqrt(wanted * (1 - wanted) / n)
-    assert (np.abs(counts / n - wanted) <= FIVE * error + 1 / n).all()
-
-
-def conditional(p: np.ndarray, keep: tuple[int, ...], given: tuple[int, ...]) -> np.ndarray:
-    """p(keep | given), with axes of size 1 for all others."""
-    rest = tuple(i for i in range(p.ndim) if i not in {*keep, *given})
-    own = p.sum(rest, keepdims=True)
-    return own / own.sum(keep, keepdims=True)
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_separation_is_independence_in_the_joint(seed):
-    model, p = known(seed, chance=0.35)
-    found = set()
-    for x, y in combinations(range(6), 2):
-        rest = [i for i in range(6) if i not in (x, y)]
-        for size in range(len(rest) + 1):
-            for z in combinations(rest, size):
-                both = conditional(p, (x, y), z)
-                gap = both - both.sum(x, keepdims=True) * both.sum(y, keepdims=True)
-                wanted = bool(np.abs(gap).max() < 1e-10)
-                names = [f"v{i}" for i in z]
-                assert model.d_separated(f"v{x}", f"v{y}", names) == wanted
-                found.add(wanted)
-    assert found == {True, False}
-
-
-def test_a_markov_blanket_makes_all_others_irrelevant():
-    for seed in range(3):
-        model, _ = known(seed)
-        rows = model.sample(40, random_state=0)
-        for v in rows:
-            blanket = model.markov_blanket(v)
-            own = model.log_prob(rows[[v]], given=rows.drop(columns=v))
-            part = (
-                model.log_prob(rows[[v]], given=rows[blanket]) if blanket
-                else model.log_prob(rows[[v]])
-            )  # fmt: skip
-            np.testing.assert_allclose(own, part, rtol=1e-9, atol=1e-12)
-            for other in blanket:  # and none of it is idle
-                less = rows[[b for b in blanket if b != other]]
-                few = model.log_prob(rows[[v]], given=less) if len(less.columns) else (
-                    model.log_prob(rows[[v]]))  # fmt: skip
-                assert np.abs(few - own).max() > 1e-6
-
-
 # --- normal nodes ------------------------------------------------------------------------------
 
 
@@ -355,47 +240,141 @@ def nig_draws(fit, count: int, rng) -> tuple[np.ndarray, np.ndarray]:
     return mean + noise / np.sqrt(precision)[:, None], precision
 
 
-@pytest.mark.parametrize("hidden", ["x", "y"])
-def test_a_hidden_normal_cell_is_the_average_over_parameters(hidden):
-    """Few rows, so that the parameters are in doubt: a chain x -> y -> z without its root or
-    its middle."""
+@pytest.fixture(scope="module")
+def few() -> tuple[pg.BayesianNetwork, tuple, tuple]:
+    """A chain x -> y -> z of 12 rows, whose parameters are in doubt: the model, and means and
+    covariances of (x, y, z) in encoded units at 100,000 draws of the posterior."""
     rng = np.random.default_rng(3)
     x = rng.normal(1, 2, 12)
     y = 0.8 * x + rng.normal(0, 1, 12)
     table = pd.DataFrame({"x": x, "y": y, "z": y + rng.normal(0, 1, 12)})
     model = pg.BayesianNetwork(structure=[("x", "y"), ("y", "z")], random_state=0).fit(table)
     u = {v: standard(model, v, table[v]) for v in table}
-    one = np.zeros(12, dtype=int)
-    [root] = normal_inverse_gamma(np.zeros((12, 0)), u["x"], one, 1, 1.0, 3.0)
-    [first] = normal_inverse_gamma(u["x"][:, None], u["y"], one, 1, 1.0, 3.0)
-    [second] = normal_inverse_gamma(u["y"][:, None], u["z"], one, 1, 1.0, 3.0)
-    rows = pd.DataFrame({"x": [0.0, 6.0, -3.0], "y": [1.0, 5.0, -5.0], "z": [1.5, 2.0, -3.0]})
-    rows = rows.drop(columns=hidden)
-    found = model.log_prob(rows, details=True)
-    n = 100_000
-    (b0, t0), (b1, t1), (b2, t2) = (nig_draws(f, n, rng) for f in (root, first, second))
-    # mean and covariance of (x, y, z) at each draw
+    one, none = np.zeros(12, dtype=int), np.zeros((12, 0))
+    settings = {"config": one, "count": 1, "strength": 1.0, "dof": 3.0}
+    fits = [
+        normal_inverse_gamma(r, u[v], **settings)[0]
+        for v, r in (("x", none), ("y", u["x"][:, None]), ("z", u["y"][:, None]))
+    ]
+    (b0, t0), (b1, t1), (b2, t2) = (nig_draws(f, 100_000, rng) for f in fits)
     mean = [b0[:, 0]]
     mean.append(b1[:, 0] + b1[:, 1] * mean[0])
     mean.append(b2[:, 0] + b2[:, 1] * mean[1])
-    var = [1 / t0]
-    var.append(b1[:, 1] ** 2 * var[0] + 1 / t1)
-    var.append(b2[:, 1] ** 2 * var[1] + 1 / t2)
-    cov = {"x": b2[:, 1] * var[1], "y": b1[:, 1] * b2[:, 1] * var[0]}[hidden]
+    cov = np.zeros((3, 3, 100_000))
+    cov[0, 0] = 1 / t0
+    cov[0, 1] = cov[1, 0] = b1[:, 1] * cov[0, 0]
+    cov[1, 1] = b1[:, 1] ** 2 * cov[0, 0] + 1 / t1
+    cov[0, 2] = cov[2, 0] = b2[:, 1] * cov[0, 1]
+    cov[1, 2] = cov[2, 1] = b2[:, 1] * cov[1, 1]
+    cov[2, 2] = b2[:, 1] ** 2 * cov[1, 1] + 1 / t2
+    return model, mean, cov
+
+
+@pytest.mark.parametrize("hidden", ["x", "y"])
+def test_a_hidden_normal_cell_is_the_average_over_parameters(few, hidden):
+    """The chain without its root or its middle."""
+    model, mean, cov = few
+    rows = pd.DataFrame({"x": [0.0, 6.0, -3.0], "y": [1.0, 5.0, -5.0], "z": [1.5, 2.0, -3.0]})
+    rows = rows.drop(columns=hidden)
+    found = model.log_prob(rows, details=True)
     i, j = {"x": (1, 2), "y": (0, 2)}[hidden]
     names = list(rows.columns)
     jacobian = sum(math.log(model.schema_[v].scale) for v in names)
     for k in range(len(rows)):
         p, q = (standard(model, v, [rows[v][k]])[0] for v in names)
         e1, e2 = p - mean[i], q - mean[j]
-        det = var[i] * var[j] - cov**2
-        square = (var[j] * e1**2 - 2 * cov * e1 * e2 + var[i] * e2**2) / det
+        det = cov[i, i] * cov[j, j] - cov[i, j] ** 2
+        square = (cov[j, j] * e1**2 - 2 * cov[i, j] * e1 * e2 + cov[i, i] * e2**2) / det
         density = np.exp(-0.5 * square) / (2 * np.pi * np.sqrt(det))
-        error = density.std() / math.sqrt(n) / density.mean()
+        error = density.std() / math.sqrt(len(density)) / density.mean()
         gap = found["log_prob"].iloc[k] - (math.log(density.mean()) - jacobian)
         stated = found["se"].iloc[k]
         assert 0 < stated < 0.3
         assert abs(gap) < 4 * math.hypot(stated, error)
+
+
+def test_draws_of_a_hidden_root_spread_as_parameters_in_doubt_make_them(few):
+    """x given an extreme z: mean and variance of samples, and the mean from `impute`."""
+    model, mean, cov = few
+    z = standard(model, "z", [9.0])[0]
+    weight = np.exp(-0.5 * (z - mean[2]) ** 2 / cov[2, 2]) / np.sqrt(cov[2, 2])
+    w = weight / weight.sum()
+    middle = mean[0] + cov[0, 2] / cov[2, 2] * (z - mean[2])
+    variance = cov[0, 0] - cov[0, 2] ** 2 / cov[2, 2]
+    wanted = w @ middle
+    spread, sd = math.sqrt(w @ (middle - wanted) ** 2), math.sqrt(w @ variance)
+    whole = math.hypot(spread, sd)
+    # of the draws that the package averages over the weights leave so many in effect
+    share = weight.mean() ** 2 / (weight**2).mean()
+    row = pd.DataFrame({"x": [np.nan], "y": [np.nan], "z": [9.0]})
+    found = standard(model, "x", model.impute(row, centre="mean")["x"])[0]
+    assert abs(found - wanted) < 3 * spread / math.sqrt(64 * share)
+    n = 20_000
+    drawn = standard(model, "x", model.sample(n, given={"z": 9.0}, random_state=0)["x"])
+    error = math.hypot(whole / math.sqrt(n), spread / math.sqrt(256 * share))
+    assert abs(drawn.mean() - wanted) < 3 * error
+    parts = (variance + (middle - wanted) ** 2) / whole**2
+    loose = math.sqrt(w @ (parts - 1) ** 2 / (256 * share)) + math.sqrt(2 / n)
+    assert abs((drawn.std() / whole) ** 2 - 1) < 3 * loose
+    assert drawn.std() > 1.05 * sd  # more than the noise alone
+
+
+def two_classes(seed: int, named: bool) -> pg.BayesianNetwork:
+    """d -> x -> y of 12 rows; d true or false, or of levels beside which others may exist."""
+    rng = np.random.default_rng(seed)
+    d = np.array([0] * 8 + [1] * 4)
+    x = 1.5 * d + rng.normal(0, 1, 12)
+    y = x + rng.normal(0, 0.7, 12)
+    own = d.astype(bool) if named else np.where(d, "u", "v")
+    table = pd.DataFrame({"d": own, "x": x, "y": y})
+    settings = {"structure": [("d", "x"), ("x", "y")], "draws": 0, "random_state": 0}
+    return pg.BayesianNetwork(**settings).fit(table)
+
+
+@pytest.mark.parametrize("seed", [3, 4])
+def test_a_hidden_class_is_weighed_by_what_each_draw_says_of_the_row(seed):
+    model = two_classes(seed, named=True)
+    member, row = model.members_[0], pd.DataFrame({"y": [-4.0]})
+    both = pd.DataFrame({"d": [True], "y": [-4.0]})
+    batches = []
+    for table in (row, both):
+        encoded = encode(table, model.schema_)
+        batches.append((torch.from_numpy(encoded.x), torch.from_numpy(encoded.seen)))
+    with torch.no_grad():
+        found = member.conditionals(Batch.of(*batches[0]))[0][1].probs[0]
+        one, two = (member.network.log_rows_by_draw(*b, 64)[:, 0] for b in batches)
+    exact = math.exp(model.log_prob(both)[0] - model.log_prob(row)[0])
+    # what independent draws would miss it by: these lie evenly
+    share, each = one.softmax(0), (two - one).exp()
+    error = float((share**2 @ (each - exact) ** 2).sqrt())
+    assert abs(float(found[1] / found.sum()) - exact) < error
+    assert abs(float(each.mean()) - exact) > 4 * error  # without weights
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("y", [-4.0, 1.0, 5.0])
+def test_draws_of_a_hidden_class_have_the_odds_of_its_levels(named, y):
+    """Also where a level without a name has a part in the density of what is seen."""
+    model = two_classes(1, named)
+    levels = model.schema_["d"].levels
+    p = np.exp([model.log_prob(pd.DataFrame({"d": [v], "y": [y]}))[0] for v in levels])
+    wanted = p[1] / p.sum()
+    n = 20_000
+    drawn = model.sample(n, given={"y": y}, random_state=1)["d"]
+    share = (drawn == levels[1]).mean()
+    assert abs(share - wanted) < FIVE * math.sqrt(wanted * (1 - wanted) / n)
+
+
+def test_a_seen_count_counts_where_rows_are_averaged_over_draws():
+    """A count that nothing depends on adds its own log mass, also beside a hidden root."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=60)
+    table = pd.DataFrame({"x": x, "y": x + rng.normal(size=60), "k": rng.poisson(4, 60)})
+    model = pg.BayesianNetwork(structure=[("x", "y")], draws=0, random_state=0).fit(table)
+    found = model.log_prob(table[["y", "k"]])
+    parts = model.log_prob(table[["y"]]) + model.log_prob(table[["k"]])
+    np.testing.assert_allclose(found, parts, rtol=1e-9)
+    assert table["k"].nunique() > 5
 
 
 def gaussian_parts(model, draws) -> list[tuple[float, int, int, np.ndarray, np.ndarray]]:
