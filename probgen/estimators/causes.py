@@ -225,10 +225,15 @@ class Causal(Density):
         encoded = encode(row, self.schema_)
         columns = [self.schema_[name] for name in row.columns]
         fixed = [c.name for c in columns if c.role != "modelled"]
+        if fixed:
+            raise SchemaError(message(
+                f"do={dict(settings)}, of which {fixed} cannot be set: constant, or set already",
+                "columns that are modelled", "leave them out, or start from the fitted model",
+            ))  # fmt: skip
         slots = self.schema_.slots_of([c.name for c in columns])
         empty = [self.schema_.slots[i].name for i in slots if not encoded.seen[0, i]]
         lost = [name for name in empty if f"{name}[atom]" not in self.node_names_]
-        if fixed or lost or encoded.illegal.any():
+        if lost or encoded.illegal.any():
             raise SchemaError(message(
                 f"do={dict(settings)}", "modelled columns, each with a legal value",
                 "correct the values",
@@ -303,8 +308,12 @@ class Causal(Density):
     def _values(self, treatment: Hashable, values: tuple[Any, Any] | None) -> tuple[Any, Any]:
         column = self.schema_[treatment]
         if values is not None:
-            control, treated = values
-            return control, treated
+            pair = list(values) if isinstance(values, list | tuple) else []
+            if len(pair) != 2:
+                raise SchemaError(message(
+                    f"values={values!r}", "two values to compare", "pass values=(control, treated)"
+                ))  # fmt: skip
+            return pair[0], pair[1]
         levels = column.levels or ()
         if column.labelled and (len(levels) == 2 or column.kind != "category"):
             return levels[0], levels[-1]

@@ -55,7 +55,7 @@ def conditionals_of(network: Network, x: Tensor, seen: Tensor) -> Conditionals |
 def _averaged(network: Network, x: Tensor, seen: Tensor) -> Conditionals:
     """Cells of rows, averaged over draws by the density of what the rows show."""
     n = len(x)
-    share = network.log_rows_by_draw(x, seen, FEWER).softmax(0)
+    share = network.log_rows_by_draw(x, seen, FEWER, named=True).softmax(0)
     turn = torch.arange(FEWER, device=x.device).repeat_interleave(n)
     again = x.repeat(FEWER, 1), seen.repeat(FEWER, 1)
     found = _cells(network, *again, network.averaged(turn, FEWER))
@@ -157,13 +157,15 @@ def _normal(network: Network, x: Tensor, seen: Tensor, values_: Values, node: in
     for group in groups(layout, seen):
         rows = group.rows
         own = codes[rows], values[rows], seen[rows]
-        terms = terms_of(layout, group, *own, values_[0].take(rows), [node])
+        terms = terms_of(
+            layout, group, *own, values_[0].take(rows), [node], nameable=network.nameable
+        )
         [part] = [p for p in terms.parts if isinstance(p, Integral) and node in p.hidden]
-        at = part.hidden.index(node)
+        place = part.hidden.index(node)
         share = posterior_table(terms, layout, len(rows), part.scope)
-        variance = torch.cholesky_inverse(part.root)[part.kind][..., at, at]
+        variance = torch.cholesky_inverse(part.root)[part.kind][..., place, place]
         parts.append((rows, *(
-            t.reshape(len(rows), -1) for t in (share, part.mean[..., at], variance.sqrt())
+            t.reshape(len(rows), -1) for t in (share, part.mean[..., place], variance.sqrt())
         )))  # fmt: skip
     width = max(share.shape[1] for _, share, _, _ in parts)
     found = [x.new_zeros(len(x), width), x.new_zeros(len(x), width), x.new_ones(len(x), width)]
@@ -198,7 +200,9 @@ def _states(
         if not targets:
             continue
         own = codes[rows], values[rows], seen[rows]
-        terms = terms_of(layout, group, *own, values_[0].take(rows), targets)
+        terms = terms_of(
+            layout, group, *own, values_[0].take(rows), targets, nameable=network.nameable
+        )
         for i, p in marginals(terms.factors, layout.states, len(rows), targets).items():
             whole[i][rows] = p
     return {i: p[open_[i]] for i, p in whole.items()}
@@ -216,7 +220,9 @@ def _reals(network: Network, x: Tensor, seen: Tensor, values_: Values, node: int
         rows = group.rows
         part = codes[rows], values[rows], seen[rows]
         scope = tuple(p for p in layout.labels[node] if p not in group.fixed)
-        terms = terms_of(layout, group, *part, values_[0], layout.labels[node])
+        terms = terms_of(
+            layout, group, *part, values_[0], layout.labels[node], nameable=network.nameable
+        )
         share = posterior_table(terms, layout, len(rows), scope).reshape(len(rows), -1)
         config = configurations(layout, part[0], node, scope).reshape(-1, share.shape[1])
         config = config.expand(len(rows), -1)

@@ -20,12 +20,13 @@ from probgen.nodes.softmax import SoftmaxNode
 
 __all__ = ["draws_after", "network_after"]
 
-#: by node, the code of a discrete node or the value of a normal one
+#: by node, the code of a discrete node, or the value of a normal or a grouped one
 Settings = Mapping[int, float]
 
 
 def network_after(network: Network, settings: Settings) -> Network:
     """The network over the remaining slots, in their order."""
+    settings = _states(network, settings)
     layout = network.layout
     kept = [i for i in range(len(layout)) if i not in settings]
     number = {i: place for place, i in enumerate(kept)}
@@ -45,6 +46,7 @@ def network_after(network: Network, settings: Settings) -> Network:
 
 def draws_after(network: Network, draws: Draw, settings: Settings) -> Draw:
     """Posterior draws of the network after the intervention, from those before."""
+    settings = _states(network, settings)
     layout = network.layout
     kept = [i for i in range(len(layout)) if i not in settings]
     found: Draw = {}
@@ -74,6 +76,18 @@ def draws_after(network: Network, draws: Draw, settings: Settings) -> Draw:
             found[f"precision_{place}"] = precision.reshape(len(b), -1)
             found[f"coefficients_{place}"] = _merged(b, layout.inputs[i], settings)
     return found
+
+
+def _states(network: Network, settings: Settings) -> Settings:
+    """Settings with the group in place of the value, for nodes that stand for groups."""
+
+    def state(node: int, value: float) -> float:
+        if str(node) not in network.values:
+            return value
+        group = network.group(node)
+        return float(group.code(torch.tensor([value], device=group.cuts.device)))
+
+    return {node: state(node, value) for node, value in settings.items()}
 
 
 def _cut(values: Tensor, labels: tuple[int, ...], settings: Settings, first: int) -> Tensor:

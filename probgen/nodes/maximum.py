@@ -39,15 +39,10 @@ def most_probable_rows(
     for group in groups(layout, seen):
         rows = group.rows
         own = codes[rows], values[rows], seen[rows]
-        terms = terms_of(layout, group, *own, at, range(len(layout)))
+        terms = terms_of(layout, group, *own, at, range(len(layout)), nameable=network.nameable)
         factors, scale = _peaks(terms)
         for i, (_, log_top) in modes.items():
             factors += _top(group, own[2], i, log_top)
-        for i, count in network.nameable.items():
-            if i not in group.fixed:
-                good = torch.arange(layout.sizes[i], device=x.device) < count
-                open_ = (good | own[2][:, i, None]).double()
-                factors.append(Factor((i,), open_, True))
         state = own[0].clone()
         if any(factor.scope for factor in factors):
             value, found = maximise(factors, layout.states, len(rows))

@@ -241,8 +241,12 @@ class Network(nn.Module):
             inner[i] = potential_of(Line(b.flatten(0, 1), precision.flatten(0, 1)))
         return Parameters(at.tables, at.normals, at.curves, inner, turn), shapes
 
-    def log_rows_by_draw(self, x: Tensor, seen: Tensor, count: int) -> Tensor:
-        """Log density (count, n) of rows x (n, d) at each of the draws of `averaged`."""
+    def log_rows_by_draw(self, x: Tensor, seen: Tensor, count: int, named: bool = False) -> Tensor:
+        """Log density (count, n) of rows x (n, d) at each of the draws of `averaged`.
+
+        With `named` over states that have a name only.
+        """
+        nameable = self.nameable if named else None
         codes, _ = self.split(x, seen)
         normal = list(self.layout.normal)
         kinds = codes.double()
@@ -257,7 +261,7 @@ class Network(nn.Module):
         for part in torch.arange(len(turn), device=x.device).split(WIDE):
             at, _ = self.averaged(turn[part], count)
             own = codes[rows[part]], x[rows[part]], seen[rows[part]]
-            parts.append(log_density(self.layout, *own, at))
+            parts.append(log_density(self.layout, *own, at, nameable))
         inside = self.log_shapes(x, seen, self.predictive()[1])
         return torch.cat(parts).view(count, -1)[:, back] + inside
 

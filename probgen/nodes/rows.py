@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import torch
@@ -10,7 +10,6 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from probgen.elimination.factors import Factor
 from probgen.elimination.states import draw
 from probgen.elimination.sums import log_sum
 from probgen.leaves import gamma_draws, pick
@@ -22,14 +21,22 @@ __all__ = ["RowNetwork", "complete_rows", "log_density", "posterior_table"]
 
 
 def log_density(
-    layout: Layout, codes: Tensor, values: Tensor, seen: Tensor, at: Parameters
+    layout: Layout,
+    codes: Tensor,
+    values: Tensor,
+    seen: Tensor,
+    at: Parameters,
+    nameable: Mapping[int, int] | None = None,
 ) -> Tensor:
-    """Log density (n,) of the seen cells of rows, all others summed and integrated out."""
+    """Log density (n,) of the seen cells of rows, all others summed and integrated out.
+
+    With `nameable` over states that have a name only, as in `complete_rows`.
+    """
     places, found = [], []
     for group in groups(layout, seen):
         rows = group.rows
         own = codes[rows], values[rows], seen[rows]
-        terms = terms_of(layout, group, *own, at.take(rows))
+        terms = terms_of(layout, group, *own, at.take(rows), nameable=nameable)
         value = terms.log_scale
         if terms.factors:
             value = value + log_sum(terms.factors, layout.states, len(rows))
@@ -84,10 +91,9 @@ def _complete(
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     kept = layout.dag.ancestors(group.some)
-    terms = terms_of(layout, group, codes, values, seen, at)
-    factors = [*terms.factors, *_legal(layout, group, kept, nameable, seen)]
+    terms = terms_of(layout, group, codes, values, seen, at, nameable=nameable)
     if any(factor.scope for factor in terms.factors):
-        for node, state in draw(factors, layout.states, len(codes), generator).items():
+        for node, state in draw(terms.factors, layout.states, len(codes), generator).items():
             state = state.clamp_min(0)  # rows that are impossible have none
             codes[:, node] = torch.where(seen[:, node], codes[:, node], state)
     for part in terms.parts:
@@ -102,24 +108,6 @@ def _complete(
         else:
             values[:, node] = _draw_normal(layout, codes, values, node, at, generator)
     return codes, values
-
-
-def _legal(
-    layout: Layout,
-    group: Group,
-    kept: Iterable[int],
-    nameable: dict[int, int],
-    seen: Tensor,
-) -> list[Factor]:
-    """Factors that leave states without a name out of what is drawn."""
-    found = []
-    for node, count in nameable.items():
-        if node not in kept or node in group.fixed:
-            continue
-        good = torch.arange(layout.sizes[node], device=seen.device) < count
-        open_ = (good | seen[:, node, None]).to(torch.float64)
-        found.append(Factor((node,), open_, True))
-    return found
 
 
 def _draw_hidden(
