@@ -308,9 +308,8 @@ class BayesianNetwork(Family):
         out = torch.zeros_like(x)
         closed, rows = (~open_).nonzero()[:, 0], open_.nonzero()[:, 0]
         out[closed] = net.complete(x[closed], seen[closed], net.predictive(), generator)
-        choice = pick(
-            net.log_rows_by_draw(x[rows], seen[rows], net.spread).softmax(0).T, generator
-        )
+        by_draw = net.log_rows_by_draw(x[rows], seen[rows], net.spread, named=True)
+        choice = pick(by_draw.softmax(0).T, generator)
         out[rows] = net.complete(x[rows], seen[rows], net.averaged(choice, net.spread), generator)
         return out
 

@@ -39,7 +39,10 @@ def most_probable_rows(
     for group in groups(layout, seen):
         rows = group.rows
         own = codes[rows], values[rows], seen[rows]
-        terms = terms_of(layout, group, *own, at, range(len(layout)), nameable=network.nameable)
+        named = network.nameable
+        terms = terms_of(
+            layout, group, *own, at, range(len(layout)), nameable=named, everywhere=True
+        )
         factors, scale = _peaks(terms)
         for i, (_, log_top) in modes.items():
             factors += _top(group, own[2], i, log_top)

@@ -91,7 +91,7 @@ def _complete(
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     kept = layout.dag.ancestors(group.some)
-    terms = terms_of(layout, group, codes, values, seen, at, nameable=nameable)
+    terms = terms_of(layout, group, codes, values, seen, at, nameable=nameable, everywhere=True)
     if any(factor.scope for factor in terms.factors):
         for node, state in draw(terms.factors, layout.states, len(codes), generator).items():
             state = state.clamp_min(0)  # rows that are impossible have none

@@ -115,13 +115,15 @@ def terms_of(
     targets: Iterable[int] = (),
     leaves: bool = False,
     nameable: Mapping[int, int] | None = None,
+    everywhere: bool = False,
 ) -> Terms:
     """The factors of a group of rows; `codes`, `values` and `seen` (n, d) are those rows' own.
 
     Barren nodes are left out, unless they are among `targets` or above one of them. With `leaves`
     the log values of normal nodes become leaves of the graph: their gradients are the posterior
-    weights of configurations. `nameable` leaves states without a name out of what is unseen: the
-    numbers of those that have one, of nodes where these are not all.
+    weights of configurations. `nameable` leaves states without a name out of unseen nodes above
+    seen ones, or out of all unseen ones where `everywhere` is set: the numbers of states that have
+    a name, of nodes where these are not all.
     """
     kept = layout.dag.ancestors([*group.some, *targets])
     found = Terms([], values.new_zeros(len(codes)))
@@ -137,10 +139,11 @@ def terms_of(
             found.factors.append(
                 Factor((i,), torch.where(seen[:, i, None], hot, torch.ones_like(hot)), True)
             )
+    bound = ~seen if everywhere or not nameable else layout.informed(seen) & ~seen
     for i, count in (nameable or {}).items():
         if i in kept and i not in group.fixed:
             good = torch.arange(layout.sizes[i], device=seen.device) < count
-            found.factors.append(Factor((i,), (good | seen[:, i, None]).to(values.dtype), True))
+            found.factors.append(Factor((i,), (good | ~bound[:, i, None]).to(values.dtype), True))
     inside, apart = _components(layout, group, kept)
     for i in apart:
         _add(found, _direct(layout, group, codes, values, i, at.normals[i]), leaves)

@@ -438,9 +438,12 @@ def test_conditionals_at_a_draw_are_those_of_the_mixture(cg):
     for (i, node), (own, k) in cells.items():
         keep = np.flatnonzero(seen[i, 2:])
         weights, means, squares, codes = [], [], [], []
+        matter = member.network.layout.informed(seen[i : i + 1])[0] & ~seen[i]
         for weight, d, e, mean, cov in parts:
             if (seen[i, 0] and x[i, 0] != d) or (seen[i, 1] and x[i, 1] != e):
                 continue
+            if any(matter[n] and c == last for n, c, last in ((0, d, 2), (1, e, 3))):
+                continue  # what is unseen and counts has a level with a name
             m, c = mean, cov
             if len(keep):
                 v, block = x[i, 2:].numpy()[keep], cov[np.ix_(keep, keep)]
