@@ -28,7 +28,7 @@ from probgen.queries.intervals import quantiles
 from probgen.table import encode
 from probgen.verbs.centres import mean_value
 
-__all__ = ["Causal", "node_number"]
+__all__ = ["Causal", "node_number", "under"]
 
 #: what a paragraph about interventions adds to the text of a verb
 DO = """
@@ -212,6 +212,9 @@ class Causal(Density):
         ))  # fmt: skip
         found = copy.copy(self)
         found._forget(found.__dict__)
+        # they name columns that are no nodes any more
+        found.structure, found.root = "auto", None
+        found.required = found.forbidden = found.tiers = ()
         found.schema_ = schema
         found.members_ = [
             member.after(chosen, schema) for member in self.members_ if isinstance(member, Pair)

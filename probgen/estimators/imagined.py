@@ -11,13 +11,15 @@ import pandas as pd
 import torch
 from sklearn.utils.validation import check_is_fitted
 
-from probgen.door import generator_of
+from probgen.door import Given, generator_of, given_rows
 from probgen.errors import SchemaError, message
-from probgen.estimators.causes import Causal
+from probgen.estimators.causes import Causal, under
 from probgen.families.bayesian_network import BayesianNetwork as Pair
 from probgen.nodes.counterfactuals import Noise, counterfactual_rows
 from probgen.nodes.maximum import most_probable_rows
+from probgen.nodes.naming import state_names
 from probgen.queries import encoded as encoded_of
+from probgen.queries import log_prob
 from probgen.table import encode
 from probgen.verbs.base import Extra, Unseen
 
@@ -96,6 +98,59 @@ class Imagined(Causal):
         )
         return self._decode(rows, index)
 
+    @under
+    def posterior(
+        self, column: Hashable, given: Given = None, unseen: Unseen = "error"
+    ) -> pd.DataFrame:
+        """Distribution of a discrete column given other cells, row by row.
+
+        Parameters
+        ----------
+        column : column name
+            A category, an ordered or boolean column, a count (by its groups), or a column with
+            atoms (which of them, or another value).
+        given : dict or data frame of n rows, optional
+            What to condition on; NaN conditions on nothing.
+        unseen : {"error", "missing", "rare"}
+            As in `log_prob`.
+
+        Returns
+        -------
+        data frame (n, levels)
+            Probabilities, on the index of `given`; NaN where the given cells have probability 0.
+
+        Raises
+        ------
+        SchemaError
+            For a column of numbers (ask `prob` or `impute`), or one that is given as well.
+        """
+        check_is_fitted(self)
+        frame = given_rows({} if given is None else given, self.schema_)
+        if column in frame.columns:
+            raise SchemaError(message(
+                f"{column!r} on both sides", "each column on one side", "leave it out of given"
+            ))  # fmt: skip
+        slots = self.schema_.slots_of([column])
+        levels = state_names(self._network, self.schema_, slots[0]) if slots else ()
+        if not levels:
+            raise SchemaError(message(
+                f"the distribution of {column!r}, which has no levels", "a discrete column",
+                "ask prob for an event, or impute for its mean",
+            ))  # fmt: skip
+        encoded = encode(frame, self.schema_, unseen=unseen)
+        batch = self._batch(encoded, self._device)
+        each = torch.stack([
+            member.states_given(batch, slots[0])
+            for member in self.members_ if isinstance(member, Pair)
+        ])  # fmt: skip
+        if len(each) > 1:
+            single = [log_prob(self._predictive().of(r), batch).value for r in range(len(each))]
+            share = torch.stack(single).softmax(0)
+            each = (share[..., None] * each).sum(0)[None]
+        columns = pd.Index(list(levels), name=column)
+        return pd.DataFrame(each[0].cpu().numpy(), index=encoded.index, columns=columns)
+
+    @under
     def most_probable(
         self, table: Any, unseen: Unseen = "error", extra: Extra = "error"
     ) -> pd.DataFrame:

@@ -24,7 +24,6 @@ from probgen.exchange.xmlbif import read_xmlbif, write_xmlbif
 from probgen.families.bayesian_network import BayesianNetwork as Pair
 from probgen.nodes.naming import state_names
 from probgen.nodes.network import Network
-from probgen.nodes.softmax import log_softmax_rows
 from probgen.schema import Schema
 from probgen.training import FitResult
 
@@ -222,7 +221,7 @@ class Exchanged(Imagined):
         layout, curve = network.layout, network.curve(node)
         r = torch.zeros(1, 1 + len(layout.inputs[node]), dtype=torch.float64)
         r[0, 0] = 1.0
-        p = log_softmax_rows(r.to(curve.weights.device), curve.predictive())[0].exp().T
+        p = curve.predictive().log_probs(r.to(curve.weights.device))[0].exp().T
         p = p.reshape(len(p), *layout.shape(node))
         named = p[(slice(network.nameable.get(node)), *keep)]
         return (named / named.sum(0)).cpu().numpy()

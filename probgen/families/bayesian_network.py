@@ -32,7 +32,7 @@ from probgen.family import Draws, Family
 from probgen.graphs.dag import Dag
 from probgen.graphs.nodes import NodeRows
 from probgen.leaves import pick
-from probgen.nodes.answers import conditionals_of
+from probgen.nodes.answers import conditionals_of, posterior_states
 from probgen.nodes.augmenting import augmented_draws
 from probgen.nodes.groups import WeightsByGroup
 from probgen.nodes.intervening import draws_after, network_after
@@ -287,10 +287,10 @@ class BayesianNetwork(Family):
             return self._with_sampled(batch, sampled, PARTICLES)[0]
         open_ = net.layout.hidden_inputs(seen)
         if not bool(open_.any()):
-            return net.log_rows(x, seen, net.predictive())
+            return net.log_predictive(x, seen)
         out = x.new_zeros(len(x))
         closed, rows = (~open_).nonzero()[:, 0], open_.nonzero()[:, 0]
-        out[closed] = net.log_rows(x[closed], seen[closed], net.predictive())
+        out[closed] = net.log_predictive(x[closed], seen[closed])
         by_draw = net.log_rows_by_draw(x[rows], seen[rows], net.spread)
         out[rows] = by_draw.logsumexp(0) - math.log(len(by_draw))
         return out
@@ -345,6 +345,16 @@ class BayesianNetwork(Family):
             return None
         with torch.no_grad():
             return conditionals_of(self.network, _values(batch), batch.seen)
+
+    def states_given(self, batch: Batch, node: int) -> Tensor:
+        """Probabilities (n, named states) of a discrete node that is seen in no row.
+
+        Given the seen cells of each row; NaN where these have probability 0.
+        """
+        with torch.no_grad():
+            p = posterior_states(self.network, _values(batch), batch.seen, node)
+        p = p[:, : self.network.nameable.get(node)]
+        return p / p.sum(1, keepdim=True)
 
     # --- interventions ------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from probgen.conditionals import (
     unseen_rows,
 )
 from probgen.elimination.sums import marginals
+from probgen.errors import NotSupported, message
 from probgen.nodes.layout import groups
 from probgen.nodes.network import Network, Values
 from probgen.nodes.regressions import T
@@ -26,7 +27,7 @@ from probgen.nodes.sums import Integral, configurations, terms_of
 #: draws of the regressions over which a distribution is averaged
 FEWER = 64
 
-__all__ = ["conditionals_of", "distribution_of"]
+__all__ = ["conditionals_of", "distribution_of", "posterior_states"]
 
 
 def conditionals_of(network: Network, x: Tensor, seen: Tensor) -> Conditionals | None:
@@ -50,6 +51,31 @@ def conditionals_of(network: Network, x: Tensor, seen: Tensor) -> Conditionals |
         i: _stacked([(at[found[i][0]], found[i][1]) for at, found in parts if i in found])
         for i in sorted(slots)
     }
+
+
+def posterior_states(network: Network, x: Tensor, seen: Tensor, node: int) -> Tensor:
+    """Probabilities (n, size) of the states of a discrete node that no row sees.
+
+    Rows whose seen cells have probability 0 are 0 throughout.
+    """
+    tables = network.discrete()
+    if tables is not None:
+        codes, _ = network.split(x, seen)
+        known = torch.tensor(tables.sizes, device=codes.device) - 1
+        p = tables.posterior(codes.minimum(known), seen, node)
+        return torch.where((codes > known).any(1, keepdim=True), 0.0, p)
+    found = conditionals_of(network, x, seen)
+    if found is None:
+        raise NotSupported(message(
+            "rows whose unseen cells have no exact sum", "rows that show the normal parents of "
+            "discrete columns", "use prob, which draws where it must",
+        ))  # fmt: skip
+    cells = found[node][1]
+    if isinstance(cells, Levels):
+        return cells.probs
+    assert isinstance(cells, Counts)  # noqa: S101 - a discrete node
+    group, weights = network.group(node), cells.parts[0][1]
+    return weights.new_zeros(len(x), group.size).index_add(1, group.group, weights)
 
 
 def _averaged(network: Network, x: Tensor, seen: Tensor) -> Conditionals:

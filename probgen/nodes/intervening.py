@@ -16,7 +16,7 @@ from torch import Tensor
 from probgen.graphs.dag import Dag
 from probgen.nodes.layout import Layout
 from probgen.nodes.network import Draw, Network
-from probgen.nodes.softmax import SoftmaxNode
+from probgen.nodes.softmax import Softmax, SoftmaxNode
 
 __all__ = ["draws_after", "network_after"]
 
@@ -56,6 +56,7 @@ def draws_after(network: Network, draws: Draw, settings: Settings) -> Draw:
         if f"shape_{i}" in draws:
             found[f"shape_{place}"] = draws[f"shape_{i}"]
         if f"weights_{i}" in draws:
+            chosen = _chosen(network, layout, i, settings)
             w = draws[f"weights_{i}"].unflatten(1, layout.shape(i) or (1,))
             w = _cut(w, layout.labels[i], settings, 1)
             w = w.reshape(len(w), -1, *w.shape[-2:])
@@ -64,7 +65,7 @@ def draws_after(network: Network, draws: Draw, settings: Settings) -> Draw:
                 found[f"weights_{place}"] = w
             else:  # no normal parent is left: a table
                 left = [layout.sizes[p] for p in layout.labels[i] if p not in settings]
-                p = _levels_of(w)
+                p = _levels_of(network.curve(i).in_configurations(chosen).at(w))
                 found[f"probs_{place}"] = p.unflatten(1, left) if left else p[:, 0]
         if f"precision_{i}" in draws:
             shape = layout.shape(i)
@@ -115,9 +116,11 @@ def _chosen(network: Network, layout: Layout, node: int, settings: Settings) -> 
     return _cut(every.view(layout.shape(node)), layout.labels[node], settings, 0).reshape(-1)
 
 
-def _levels_of(weights: Tensor) -> Tensor:
-    """Probabilities (s, c, k) from weights (s, c, k, 1) without normal parents."""
-    return weights[..., 0].softmax(-1)
+def _levels_of(own: Softmax) -> Tensor:
+    """Probabilities (s, c, states) of a node without normal parents."""
+    one = own.weights.new_ones(1, 1)
+    each = [Softmax(w[None], own.rare).log_probs(one)[0] for w in own.weights]
+    return torch.stack(each).exp()
 
 
 def _curve_after(network: Network, layout: Layout, node: int, settings: Settings) -> SoftmaxNode:

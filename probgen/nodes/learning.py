@@ -157,7 +157,8 @@ def _lay(
     for i, counts in counted.tables.items():
         network.table(i).lay(counts.reshape(layout.sizes[i], -1), cells[i], sample_size)
     for i, rows in counted.curves.items():
-        network.curve(i).lay(layout.configurations(i), layout.sizes[i], len(layout.inputs[i]))
+        shape = layout.configurations(i), named[i], len(layout.inputs[i])
+        network.curve(i).lay(*shape, reserved=named[i] < layout.sizes[i])
         network.curve(i).learn(*joined_rows(rows), FIRST)
     for i, moments in counted.moments.items():
         network.regression(i).lay(moments, strength, dof)

@@ -69,4 +69,7 @@ def site_axes(network: Network, schema: Schema, what: str, node: int) -> Axes:
     terms = (f"{name}_term", ["level", *(slots[p].name for p in layout.inputs[node])])
     if what == "precision":
         return [config]
-    return [config, terms] if what == "coefficients" else [config, levels(node), terms]
+    if what == "coefficients":
+        return [config, terms]
+    named = [str(label) for label in state_names(network, schema, node)]
+    return [config, (f"{name}_named", named), terms]

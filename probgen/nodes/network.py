@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from probgen.columns import Slot
+from probgen.elimination.network import DiscreteNetwork
 from probgen.graphs.dag import Dag
 from probgen.nodes.groups import GroupNode
 from probgen.nodes.layout import Layout
@@ -76,6 +77,7 @@ class Network(nn.Module):
         #: the training rows, prepared: kept between steps
         self.rows: TrainingRows | None = None
         self._layout: Layout | None = None
+        self._discrete: DiscreteNetwork | None = None
 
     @property
     def layout(self) -> Layout:
@@ -93,7 +95,15 @@ class Network(nn.Module):
 
     def refresh(self) -> None:
         """Read graph and sizes anew: something that they follow from was changed."""
-        self._layout = None
+        self._layout = self._discrete = None
+
+    def discrete(self) -> DiscreteNetwork | None:
+        """The predictive over states, where all nodes have tables: it keeps what rows share."""
+        if self._discrete is None and len(self.layout.tabled) == len(self.layout):
+            at, _ = self.predictive()
+            tables = [at.tables[i] for i in range(len(self.layout))]
+            self._discrete = DiscreteNetwork(self.layout.dag, tables)
+        return self._discrete
 
     def _sizes(self) -> list[int]:
         sizes = []
@@ -181,7 +191,8 @@ class Network(nn.Module):
         self.refresh()
         layout = self.layout  # a graph with a cycle is refused here
         for i in layout.curved:
-            size = layout.configurations(i), layout.sizes[i], len(layout.inputs[i]) + 1
+            named = self.nameable.get(i, layout.sizes[i])
+            size = layout.configurations(i), named, len(layout.inputs[i]) + 1
             if self.curve(i).weights.shape != size:
                 raise ValueError(f"weights of shape {tuple(self.curve(i).weights.shape)}")
         for i in layout.tabled:
@@ -211,7 +222,7 @@ class Network(nn.Module):
             for i in layout.normal
         }
         shapes = {i: draw[f"shape_{i}"].clamp_min(1e-300).log() for i in self.grouped}
-        curves = {i: draw[f"weights_{i}"][None] for i in layout.curved}
+        curves = {i: self.curve(i).at(draw[f"weights_{i}"][None]) for i in layout.curved}
         return Parameters(tables, normals, curves), shapes
 
     def predictive(self) -> Values:
@@ -270,13 +281,14 @@ class Network(nn.Module):
         layout = self.layout
         tables = {i: self._shaped(i, self.table(i).expected()) for i in layout.tabled}
         normals = {i: self.regression(i).expected() for i in layout.normal}
-        curves = {i: self.curve(i).weights[None] for i in layout.curved}
+        curves = {i: self.curve(i).at(self.curve(i).weights[None]) for i in layout.curved}
         return Parameters(tables, normals, curves), {
             i: self.group(i).expected() for i in self.grouped
         }
 
     def blend(self, found: Statistics, rate: float) -> None:
         """Move the counts and moments towards those of some rows."""
+        self._discrete = None
         for i, counts in found.tables.items():
             if not self.table(i).fixed:
                 own = self.table(i)
@@ -375,6 +387,15 @@ class Network(nn.Module):
             value = self.group(i).log_prob(x[rows, i], shapes[i])
             total = total.index_add(0, rows, value)
         return total
+
+    def log_predictive(self, x: Tensor, seen: Tensor) -> Tensor:
+        """Log predictive density (n,) of rows in which no unseen normal node counts."""
+        tables = self.discrete()
+        if tables is None or self.fixed:
+            return self.log_rows(x, seen, self.predictive())
+        codes, _ = self.split(x, seen)
+        inside = self.log_shapes(x, seen, {i: self.group(i).mean() for i in self.grouped})
+        return tables.log_evidence(codes, seen) + inside
 
     def log_rows(self, x: Tensor, seen: Tensor, values_: Values) -> Tensor:
         """Log density (n,) of the seen cells of rows x (n, d) at given parameters."""

@@ -16,18 +16,19 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from pyro.distributions import MultivariateNormal, TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-__all__ = ["SoftmaxNode", "WeightsOfCurve", "log_softmax_rows"]
+__all__ = ["Softmax", "SoftmaxNode", "WeightsOfCurve"]
 
 #: standard deviations of the prior, for standardised parents: of the levels, of the slopes
-#: (Gelman et al. 2008, A weakly informative default prior for logistic regression)
-LEVEL, SLOPE = 10.0, 2.5
+#: (Gelman et al. 2008, A weakly informative default prior for logistic regression). With wider
+#: levels Laplace's approximation gave states without rows several per cent
+LEVEL, SLOPE = 2.5, 2.5
 #: draws of the weights over which the predictive is averaged
 DRAWS = 32
 #: halvings of a Newton step that does not gain
@@ -36,17 +37,35 @@ HALVINGS = 20
 WIDE = 2**22
 
 
+class Softmax(NamedTuple):
+    """Weights (s, c, k, q) to average over, and the mass (c,) of a state that has no name.
+
+    That state comes after the k others; a mass of None says that there is none.
+    """
+
+    weights: Tensor
+    rare: Tensor | None
+
+    def log_probs(self, r: Tensor) -> Tensor:
+        """Log probabilities (n, c, states) for parents r (n, q)."""
+        log_p = log_softmax_rows(r, self.weights)
+        if self.rare is None:
+            return log_p
+        rare = self.rare[:, None].expand(*log_p.shape[:-1], 1)
+        return torch.cat([log_p + torch.log1p(-rare), rare.log()], -1)
+
+
 def log_softmax_rows(r: Tensor, weights: Tensor) -> Tensor:
     """Log probabilities (n, c, k) for parents r (n, q), averaged over weights (s, c, k, q)."""
-    logits = torch.einsum("nq,sckq->snck", r, weights)
-    log_p = logits.log_softmax(-1)
+    log_p = torch.einsum("nq,sckq->snck", r, weights).log_softmax(-1)
     return log_p[0] if len(weights) == 1 else log_p.logsumexp(0) - math.log(len(weights))
 
 
 class SoftmaxNode(nn.Module):
     """Weights of one node: their mode, and the precision of their posterior there."""
 
-    weights: Tensor  # (c, k, q)
+    weights: Tensor  # (c, k, q), k states with a name
+    rare: Tensor  # (c,) mass of a state without a name; (0,) where there is none
     precision: Tensor  # (c, k * q, k * q)
 
     def __init__(self) -> None:
@@ -54,11 +73,14 @@ class SoftmaxNode(nn.Module):
         nothing = torch.zeros(0, 0, 0, dtype=torch.float64)
         self.register_buffer("weights", nothing)
         self.register_buffer("precision", nothing.clone())
+        self.register_buffer("rare", nothing.new_zeros(0))
 
-    def lay(self, configurations: int, states: int, inputs: int) -> None:
-        """Forget all rows."""
+    def lay(self, configurations: int, named: int, inputs: int, reserved: bool) -> None:
+        """Forget all rows; `reserved` is whether there is a state without a name."""
         device = self.weights.device
-        shape = configurations, states, 1 + inputs
+        shape = configurations, named, 1 + inputs
+        share = torch.full((configurations,), 1 / (1 + named), dtype=torch.float64, device=device)
+        self.rare = share if reserved else share[:0]
         self.weights = torch.zeros(shape, dtype=torch.float64, device=device)
         self.precision = torch.diag_embed(self.pull().expand(configurations, -1, -1).flatten(1))
 
@@ -69,8 +91,16 @@ class SoftmaxNode(nn.Module):
         return sd.pow(-2).to(self.weights.device)
 
     def learn(self, r: Tensor, share: Tensor, steps: int) -> None:
-        """Newton steps of the weights for rows r (n, q) that are in states by share (n, c, k)."""
+        """Newton steps of the weights for rows r (n, q) that are in states by share (n, c, k).
+
+        A state without a name gets the share of one pseudo-count among as many as there are
+        states, one row together: as a table's does.
+        """
         weights = self.weights
+        if len(self.rare):
+            share = share[..., : weights.shape[1]]
+            states = weights.shape[1] + 1
+            self.rare = 1 / (states * (share.sum((0, 2)) + 1))
         for _ in range(steps):
             gradient, precision = self._slopes(weights, r, share)
             step = torch.linalg.solve(precision, gradient.flatten(1)).view_as(weights)
@@ -133,11 +163,15 @@ class SoftmaxNode(nn.Module):
         )
         return self.weights + step.view(len(noise), *self.weights.shape)
 
-    def predictive(self) -> Tensor:
-        """Weights (s, c, k, q) that lie evenly over the posterior, the same at every call."""
+    def at(self, weights: Tensor) -> Softmax:
+        """The node at weights (s, c, k, q)."""
+        return Softmax(weights, self.rare if len(self.rare) else None)
+
+    def predictive(self) -> Softmax:
+        """At weights that lie evenly over the posterior, the same at every call."""
         engine = torch.quasirandom.SobolEngine(self.precision.shape[1], scramble=True, seed=1)
         u = engine.draw(DRAWS, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)
-        return self._at(torch.special.ndtri(u).to(self.weights.device)[:, None])
+        return self.at(self._at(torch.special.ndtri(u).to(self.weights.device)[:, None]))
 
     def draws(self, count: int, generator: torch.Generator) -> Tensor:
         """Posterior draws (count, c, k, q)."""
@@ -158,6 +192,7 @@ class SoftmaxNode(nn.Module):
         """The regressions of some configurations only."""
         found = copy.deepcopy(self)
         found.weights, found.precision = self.weights[chosen], self.precision[chosen]
+        found.rare = self.rare[chosen] if len(self.rare) else self.rare
         return found
 
     def at_value(self, place: int, value: float) -> SoftmaxNode:
@@ -169,7 +204,7 @@ class SoftmaxNode(nn.Module):
         spread = torch.linalg.inv(self.precision).view(c, k, q, k, q)
         spread = torch.einsum("iq,ckqlp,jp->ckilj", merge, spread, merge)
         found = SoftmaxNode().to(self.weights.device)
-        found.weights = self.weights @ merge.T
+        found.weights, found.rare = self.weights @ merge.T, self.rare
         size = k * len(keep)
         found.precision = torch.linalg.inv(spread.reshape(c, size, size))
         return found

@@ -21,7 +21,7 @@ from probgen.elimination.plans import LIMIT, plan
 from probgen.errors import NotSupported, message
 from probgen.nodes.layout import Group, Layout, kinds_of, mixed_radix
 from probgen.nodes.regressions import LOG_2PI, Potential, T
-from probgen.nodes.softmax import log_softmax_rows
+from probgen.nodes.softmax import Softmax
 
 __all__ = [
     "Curve", "Direct", "Integral", "Parameters", "Terms", "cells_of", "configurations",
@@ -34,15 +34,15 @@ class Parameters:
     """Values of all parameters, at which rows are scored.
 
     `tables` ``(size, *parent sizes)`` of the discrete nodes; `normals` of the normal ones, a
-    `Potential` each; `curves` of the softmax nodes, weights (s, c, k, q) to average over. Of the
-    predictive a normal node is a Student's t, which does not stay one when an unseen node is
-    integrated out: there `inner` holds potentials at several posterior draws, those of a draw
-    after those of the draw before, and `turn` (n,) says which draw each row takes.
+    `Potential` each; `curves` of the softmax nodes. Of the predictive a normal node is a
+    Student's t, which does not stay one when an unseen node is integrated out: there `inner` holds
+    potentials at several posterior draws, those of a draw after those of the draw before, and
+    `turn` (n,) says which draw each row takes.
     """
 
     tables: dict[int, Tensor]
     normals: Mapping[int, Potential | T]
-    curves: Mapping[int, Tensor] = field(default_factory=dict)
+    curves: Mapping[int, Softmax] = field(default_factory=dict)
     inner: dict[int, Potential] | None = None
     turn: Tensor | None = None
 
@@ -286,7 +286,7 @@ def design_of(layout: Layout, values: Tensor, node: int) -> Tensor:
 
 
 def _curve(
-    layout: Layout, group: Group, codes: Tensor, values: Tensor, node: int, weights: Tensor
+    layout: Layout, group: Group, codes: Tensor, values: Tensor, node: int, own: Softmax
 ) -> Curve:
     hidden = [p for p in layout.inputs[node] if p not in group.known]
     if hidden:
@@ -306,7 +306,7 @@ def _curve(
         cells = cells + codes[:, node].view(-1, *[1] * len(scope))
     cells = _full(cells, len(codes), layout, scope)
     design = design_of(layout, values, node)
-    log_p = log_softmax_rows(design, weights).flatten(1)
+    log_p = own.log_probs(design).flatten(1)
     log_values = log_p.gather(1, cells.reshape(len(codes), -1)).view(cells.shape)
     return Curve(node, scope, log_values, cells, design)
 
@@ -317,7 +317,7 @@ def state_probabilities(
     """Probabilities (n, size) of the states of a discrete node given its parents."""
     labels = layout.labels[node]
     if layout.inputs[node]:
-        log_p = log_softmax_rows(design_of(layout, values, node), at.curves[node])
+        log_p = at.curves[node].log_probs(design_of(layout, values, node))
         config = mixed_radix([codes[:, p] for p in labels], layout.shape(node))
         row = torch.arange(len(codes), device=codes.device)
         return log_p[row, config].exp()

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from probgen.nodes.layout import Layout, mixed_radix
 from probgen.nodes.regressions import Potential
-from probgen.nodes.softmax import log_softmax_rows
 from probgen.nodes.statistics import Statistics, expected_statistics
 from probgen.nodes.sums import Parameters, design_of
 
@@ -150,5 +149,5 @@ def _value(layout: Layout, found: Statistics, at: Parameters) -> Tensor:
         total = total - 0.5 * (own.quadratic * square).sum()
     for i, rows in found.curves.items():
         for r, share in rows:
-            total = total + (share * log_softmax_rows(r, at.curves[i])).sum()
+            total = total + (share * at.curves[i].log_probs(r)).sum()
     return total
