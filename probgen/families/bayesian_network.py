@@ -225,20 +225,28 @@ class BayesianNetwork(Family):
         sampled = self._sampled(batch)
         if bool(sampled.any()):
             return self._with_sampled(batch, sampled, particles)
-        open_ = self.network.layout.hidden_inputs(batch.seen)
-        if not bool(open_.any()):
+        if not bool(self.network.layout.hidden_inputs(batch.seen).any()):
             return None
-        value = self.exact_log_prob(batch, None)
-        se, ess = torch.zeros_like(value), torch.full_like(value, torch.inf)
-        rows = open_.nonzero()[:, 0]
-        by_draw = self.network.log_rows_by_draw(
-            _values(batch)[rows], batch.seen[rows], self.network.spread
-        )
-        share = (by_draw - value[rows]).exp()
-        # draws that lie evenly do better than this, which holds for independent ones
-        se[rows] = share.std(0) / math.sqrt(len(share))
-        ess[rows] = share.sum(0).square() / share.square().sum(0)
+        value, se, ess = self._averaged(batch)
         return value, se, ess, torch.full_like(value, torch.nan), "average over draws"
+
+    def _averaged(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Log predictive density (n,), its error and effective draws; rows are not sampled."""
+        x, seen, net = _values(batch), batch.seen, self.network
+        open_ = net.layout.hidden_inputs(seen)
+        value = x.new_zeros(len(x))
+        se, ess = torch.zeros_like(value), torch.full_like(value, torch.inf)
+        closed, rows = (~open_).nonzero()[:, 0], open_.nonzero()[:, 0]
+        if len(closed):
+            value[closed] = net.log_predictive(x[closed], seen[closed])
+        if len(rows):
+            by_draw = net.log_rows_by_draw(x[rows], seen[rows], net.spread)
+            value[rows] = by_draw.logsumexp(0) - math.log(len(by_draw))
+            share = (by_draw - value[rows]).exp().nan_to_num(1.0)
+            # draws that lie evenly do better than this, which holds for independent ones
+            se[rows] = share.std(0) / math.sqrt(len(share))
+            ess[rows] = share.sum(0).square() / share.square().sum(0)
+        return value, se, ess
 
     def extra_work(self, batch: Batch) -> int:
         """Rows that are averaged over draws cost as many."""
@@ -285,15 +293,9 @@ class BayesianNetwork(Family):
         sampled = self._sampled(batch)
         if bool(sampled.any()):
             return self._with_sampled(batch, sampled, PARTICLES)[0]
-        open_ = net.layout.hidden_inputs(seen)
-        if not bool(open_.any()):
+        if not bool(net.layout.hidden_inputs(seen).any()):
             return net.log_predictive(x, seen)
-        out = x.new_zeros(len(x))
-        closed, rows = (~open_).nonzero()[:, 0], open_.nonzero()[:, 0]
-        out[closed] = net.log_predictive(x[closed], seen[closed])
-        by_draw = net.log_rows_by_draw(x[rows], seen[rows], net.spread)
-        out[rows] = by_draw.logsumexp(0) - math.log(len(by_draw))
-        return out
+        return self._averaged(batch)[0]
 
     def complete(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Unseen cells drawn exactly given the seen ones, from the predictive."""
