@@ -92,7 +92,8 @@ class BayesianNetwork(Exchanged):
     dof : float
         How many rows the prior of its variance stands for.
     groups : int
-        Most states of a count: groups of neighbouring values, with a density inside each.
+        Most states of a count: groups of neighbouring values, with a density inside each. These
+        three were compared on mixed tables (benchmarks/network_fits.py --what settings).
     bins : int, optional
         Cuts real columns into as many groups at most, which makes them discrete nodes.
     logistic : bool
@@ -102,7 +103,7 @@ class BayesianNetwork(Exchanged):
     approximate : bool
         Importance sampling, with its error, of rows that have no exact answer: those with an
         unseen normal parent of a discrete node, and those whose sum would take more memory
-        than there is. Otherwise an error says why, and what it would take.
+        than 2 GiB a row. Otherwise an error says why, and what it would take.
     graphs : {"plain", "half", "bayesian", "orders"}
         Where the graphs of all `restarts` but the first come from; their parameters are
         fitted to all rows. "plain" learns each from a bootstrap sample of the rows, "half" from
