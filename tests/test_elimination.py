@@ -469,3 +469,20 @@ def test_what_all_rows_share_does_not_take_memory_for_each_row_unless_marginals_
     assert found.memory(1000, kept=True) > 8 * 1000 * 20_000
     nothing = plan(scopes, (False,) * 3, sizes)
     assert nothing.chunk(10**6) == nothing.chunk(10**6, outside=True) == 10**6
+
+
+def test_codes_of_unseen_cells_do_not_matter():
+    """What stands where nothing is seen is not looked at, in groups of many patterns either."""
+    generator = torch.Generator().manual_seed(0)
+    dag = Dag.of(4, [(0, 1), (1, 2), (1, 3)])
+    shapes = [(2,), (3, 2), (2, 3), (3, 3)]
+    tables = [torch.rand(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+    net = DiscreteNetwork(dag, [table / table.sum(0) for table in tables])
+    seen = torch.rand(60, 4, generator=generator) < 0.5
+    codes = torch.stack([torch.randint(k, (60,), generator=generator) for k in net.sizes], 1)
+    hidden = torch.where(seen, codes, -1)
+    torch.testing.assert_close(net.log_evidence(codes, seen), net.log_evidence(hidden, seen))
+    torch.testing.assert_close(net.posterior(codes, seen, 1), net.posterior(hidden, seen, 1))
+    assert torch.equal(net.maximise(codes, seen)[1], net.maximise(hidden, seen)[1])
+    for v, p in net.marginals(codes, seen).items():
+        torch.testing.assert_close(p, net.marginals(hidden, seen)[v])

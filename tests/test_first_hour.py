@@ -162,7 +162,7 @@ class TestWarnings:
 def test_the_plots_of_a_model_are_listed(people):
     assert repr(people[0].plot) == (
         "<plots of GaussianMixture: loss, marginals, pairs, density, components, latent, latents, "
-        "warp, pit, khat, surprisal, p_values, waterfall>"
+        "warp, network, pit, khat, surprisal, p_values, waterfall>"
     )
 
 

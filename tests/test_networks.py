@@ -8,6 +8,7 @@ import torch
 import probgen as pg
 from probgen.errors import NotSupported, SchemaError
 from probgen.estimators import network
+from probgen.fitting import reweighted
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 QUICK = {"transforms": 1, "hidden": (8,), "bins": 4, "components": 2, "random_state": 0}
@@ -75,7 +76,7 @@ def test_without_enough_of_them_there_is_no_interval(restarts, bootstrap):
 
 def test_weights_of_a_restart_keep_their_sum_and_mean():
     batch = pg.batch.Batch.of(torch.zeros(4000, 1), weight=torch.full((4000,), 2.0))
-    drawn = network._reweighted(batch, 1).weight
+    drawn = reweighted(batch, 1).weight
     assert float(drawn.sum()) == pytest.approx(8000.0, rel=1e-5)
     # exponential weights: standard deviation of the mean size, within 5 standard errors
     assert float(drawn.std() / drawn.mean()) == pytest.approx(1.0, abs=5 * (2 / 4000) ** 0.5)

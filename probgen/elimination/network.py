@@ -146,6 +146,7 @@ class DiscreteNetwork:
         NotSupported
             If one row takes more memory than the limit.
         """
+        codes = torch.where(seen, codes, -1)
         barren = not self._fixed if barren is None else barren
         every = list(range(len(self.sizes)))
         found = self.tables[0].new_zeros(len(codes))
@@ -186,6 +187,7 @@ class DiscreteNetwork:
         NotSupported
             If one row takes more memory than the limit.
         """
+        codes = torch.where(seen, codes, -1)
         found = self.tables[0].new_zeros(len(codes), self.sizes[variable])
         for group in self._groups(seen):
             own = codes[group.rows] if len(group.rows) < len(codes) else codes
@@ -235,6 +237,7 @@ class DiscreteNetwork:
         NotSupported
             If one row takes more memory than the limit.
         """
+        codes = torch.where(seen, codes, -1)
         every = range(len(self.sizes))
         found = {v: self.tables[0].new_zeros(len(codes), self.sizes[v]) for v in every}
         for group in self._groups(seen):
@@ -286,6 +289,7 @@ class DiscreteNetwork:
         NotSupported
             If one row takes more memory than the limit.
         """
+        codes = torch.where(seen, codes, -1)
         value = self.tables[0].new_zeros(len(codes))
         states = codes.clone()
         for group in self._groups(seen):
@@ -318,6 +322,7 @@ class DiscreteNetwork:
         NotSupported
             If one row takes more memory than the limit.
         """
+        codes = torch.where(seen, codes, -1)
         n, d = len(codes), len(self.sizes)
         uniform = torch.rand(n, d, dtype=torch.float64, generator=generator).to(codes.device)
         states = codes.clone()

@@ -99,7 +99,7 @@ class Network(nn.Module):
 
     def discrete(self) -> DiscreteNetwork | None:
         """The predictive over states, where all nodes have tables: it keeps what rows share."""
-        if self._discrete is None and len(self.layout.tabled) == len(self.layout):
+        if self._discrete is None and len(self.layout.tabled) == len(self.layout) > 0:
             at, _ = self.predictive()
             tables = [at.tables[i] for i in range(len(self.layout))]
             self._discrete = DiscreteNetwork(self.layout.dag, tables)
