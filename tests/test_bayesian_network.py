@@ -13,6 +13,7 @@ import torch
 from sklearn.base import clone
 
 import probgen as pg
+from probgen.batch import Batch
 from probgen.exchange.tables import NetworkTables
 from probgen.graphs.dag import Dag, structural_hamming
 from probgen.queries.contraction import global_sites, traced
@@ -507,3 +508,19 @@ def test_the_printed_line_is_the_regression_in_table_units():
     assert own["sd"] == pytest.approx(residual.std(), rel=5e-3)
     line = model.describe().split("b | a\n")[1].splitlines()[0]
     assert f"{own['level']:.4g}" in line and f"{own['a']:.4g}" in line
+
+
+def test_skewed_numbers_above_zero_enter_the_search_by_their_logarithm():
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"a": np.exp(rng.normal(size=400)), "b": rng.normal(size=400) + 20})
+    made = {"columns": {"a": "real", "b": "real"}, "draws": 0, "random_state": 0}
+    for criterion, changed in (("auto", True), ("bge", False)):
+        model = pg.BayesianNetwork(criterion=criterion, **made).fit(table)
+        member = model.members_[0]
+        encoded = encode(table, model.schema_)
+        x, batch = encoded.x, Batch.of(torch.from_numpy(encoded.x))
+        values = member.node_rows(batch).values
+        logs = np.log(table["a"]) - np.log(table["a"]).mean()
+        wanted = logs / logs.std(ddof=0) if changed else x[:, 0]
+        np.testing.assert_allclose(values[:, 0], wanted, rtol=1e-6, atol=1e-9)
+        np.testing.assert_array_equal(values[:, 1], x[:, 1])  # as even as it is

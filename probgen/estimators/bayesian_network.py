@@ -198,6 +198,7 @@ class BayesianNetwork(Exchanged):
             schema, learner, self.sample_size, self.strength, self.dof, self.groups,
             bins=self.bins, draws=self.draws, approximate=self.approximate,
             spread=max(LEAST, SPREAD // self.restarts),
+            symmetric=self.criterion in ("auto", "additive"),
         )  # fmt: skip
 
     def _constraints(self, names: _Names) -> Constraints:

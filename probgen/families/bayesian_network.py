@@ -36,7 +36,7 @@ from probgen.nodes.answers import conditionals_of, posterior_states
 from probgen.nodes.augmenting import augmented_draws
 from probgen.nodes.groups import WeightsByGroup
 from probgen.nodes.intervening import draws_after, network_after
-from probgen.nodes.learning import Learner, begin, node_rows
+from probgen.nodes.learning import Learner, Units, begin, node_rows
 from probgen.nodes.naming import site_axes
 from probgen.nodes.network import Network
 from probgen.nodes.rows import RowNetwork
@@ -78,10 +78,11 @@ class BayesianNetwork(Family):
         draws: int = 100,
         approximate: bool = False,
         spread: int = 256,
+        symmetric: bool = False,
     ) -> None:
         super().__init__(schema)
         self.learner, self.sample_size, self.count = learner, sample_size, draws
-        self.approximate = approximate
+        self.approximate, self.symmetric = approximate, symmetric
         if approximate:  # some answers are sampled
             self.density = "estimate"
         self.strength, self.dof, self.groups, self.bins = strength, dof, groups, bins
@@ -155,13 +156,20 @@ class BayesianNetwork(Family):
         begin(
             self.network, _values(batch), batch.seen, batch.weight, self.learner, seed,
             sample_size=self.sample_size, strength=self.strength, dof=self.dof,
-            groups=self.groups, bins=self.bins,
+            groups=self.groups, bins=self.bins, units=self._units(),
         )  # fmt: skip
 
     def node_rows(self, batch: Batch) -> NodeRows:
         """The rows as graphs are learned from them, by the groups that were laid at `start`."""
         codes, values = self.network.split(_values(batch), batch.seen)
-        return node_rows(self.network, codes, values, batch.seen, batch.weight)
+        return node_rows(self.network, codes, values, batch.seen, batch.weight, self._units())
+
+    def _units(self) -> Units:
+        """Location and scale of real columns, where graphs are learned from all as numbers."""
+        if not self.symmetric or self.network.layout.discrete:
+            return {}
+        columns = [self.schema.columns[slot.column] for slot in self.schema.slots]
+        return {i: (c.loc, c.scale) for i, c in enumerate(columns) if c.kind == "real"}
 
     def update(self, batch: Batch, rate: float) -> float:
         """One step of (variational) expectation maximisation; the loss before it."""
@@ -364,7 +372,7 @@ class BayesianNetwork(Family):
         """The pair after some nodes are set, over a schema without their slots."""
         found = BayesianNetwork(
             schema, self.learner, self.sample_size, self.strength, self.dof, self.groups,
-            self.bins, self.count, self.approximate, self.network.spread,
+            self.bins, self.count, self.approximate, self.network.spread, self.symmetric,
         )  # fmt: skip
         found.network = network_after(self.network, settings)
         found.refined = draws_after(self.network, self.refined, settings)

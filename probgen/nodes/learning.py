@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import torch
+from scipy.stats import skew
 from torch import Tensor
 
 from probgen.graphs.dag import Dag
@@ -16,10 +17,12 @@ from probgen.nodes.statistics import Statistics
 from probgen.nodes.tables import best_sample_size
 from probgen.nodes.training import TrainingRows, settled_statistics
 
-__all__ = ["Learner", "begin", "node_rows"]
+__all__ = ["Learner", "Units", "begin", "node_rows"]
 
 #: steps of the densities inside groups before the first pass over the rows
 FIRST = 30
+#: location and scale of encoded real columns, by node
+Units = Mapping[int, tuple[float, float]]
 #: finds a graph: rows over the nodes, and a seeded generator
 Learner = Callable[[NodeRows, np.random.Generator], Dag]
 
@@ -37,6 +40,7 @@ def begin(
     dof: float,
     groups: int,
     bins: int | None,
+    units: Units | None = None,
 ) -> None:
     """Cut groups, learn the graph, set the priors, and count the rows that see a whole family.
 
@@ -58,6 +62,8 @@ def begin(
         Groups of a count at most.
     bins : int or None
         Groups of a real column at most, where these are cut.
+    units : dict, optional
+        See `node_rows`.
     """
     rng = np.random.default_rng(seed)
     for i in network.grouped:
@@ -74,7 +80,7 @@ def begin(
     if isinstance(learner, Dag):
         network.set_graph(learner)
     else:
-        network.set_graph(learner(node_rows(network, codes, values, known, weight), rng))
+        network.set_graph(learner(node_rows(network, codes, values, known, weight, units), rng))
     rows = TrainingRows.of(network.layout, codes, values, (x, seen, weight))
     network.rows = rows
     if len(rows.weight):
@@ -98,17 +104,42 @@ def _families(network: Network, known: Tensor) -> Tensor:
 
 
 def node_rows(
-    network: Network, codes: Tensor, values: Tensor, known: Tensor, weight: Tensor
+    network: Network,
+    codes: Tensor,
+    values: Tensor,
+    known: Tensor,
+    weight: Tensor,
+    units: Units | None = None,
 ) -> NodeRows:
-    """The rows as graphs are learned from them."""
+    """The rows as graphs are learned from them.
+
+    `units` holds location and scale of real columns: those whose values all lie above 0 in the
+    table are taken by their logarithm where that makes them less skewed. Directions are read from
+    noise that is added, and of a skewed column it is multiplied more often than not
+    (benchmarks/structure_continuous.py).
+    """
     sizes = network.layout.sizes
     discrete = torch.tensor(sizes, device=codes.device) > 0
+    shown = torch.where(known & ~discrete, values, torch.nan).cpu().numpy()
+    for i, (loc, scale) in (units or {}).items():
+        shown[:, i] = _symmetric(shown[:, i], loc, scale)
     return NodeRows(
         torch.where(known & discrete, codes, -1).cpu().numpy(),
-        torch.where(known & ~discrete, values, torch.nan).cpu().numpy(),
+        shown,
         tuple(network.nameable.get(i, size) for i, size in enumerate(sizes)),
         weight.double().cpu().numpy(),
     )
+
+
+def _symmetric(values: np.ndarray, loc: float, scale: float) -> np.ndarray:
+    """Standardised values (n,), or their logarithms, standardised again."""
+    own = values[~np.isnan(values)] * scale + loc
+    if len(own) < 3 or own.min() <= 0 or own.min() == own.max():
+        return values
+    if abs(skew(np.log(own))) >= abs(skew(own)):
+        return values
+    logs = np.log(values * scale + loc)
+    return np.asarray((logs - np.nanmean(logs)) / np.nanstd(logs))
 
 
 def _guess(
