@@ -202,9 +202,12 @@ class BayesianNetwork(Exchanged):
         )  # fmt: skip
 
     def _constraints(self, names: _Names) -> Constraints:
+        forbidden = frozenset(names.edge(edge) for edge in self.forbidden)
+        if self.structure not in ("chow-liu", "tan"):  # trees take no constraints
+            forbidden |= names.impossible()
         return names.check(Constraints(
             frozenset(names.edge(edge) for edge in self.required),
-            frozenset(names.edge(edge) for edge in self.forbidden) | names.impossible(),
+            forbidden,
             tuple(tuple(names.number(name) for name in tier) for tier in self.tiers),
             self.max_parents,
         ))  # fmt: skip

@@ -24,6 +24,8 @@ METHODS = ("auto", "hill", "exact", "orders", "chow-liu", "tan", "pc")
 ESS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
 #: Nodes up to which "auto" searches exactly, and by orders.
 FEW, MANY = 9, 64
+#: Restarts of "hill" up to MANY nodes; beyond, one climb takes minutes where rows are many.
+RESTARTS = 20
 
 
 def learn(
@@ -124,7 +126,8 @@ def learn(
     elif method == "orders":
         found = order_search(scorer, known, start=begin, rng=rng, **settings)
     else:
-        found = hill_climb(scorer, known, start=begin, rng=rng, **{"restarts": 20} | settings)
+        often = {"restarts": RESTARTS if rows.nodes <= MANY else 0}
+        found = hill_climb(scorer, known, start=begin, rng=rng, **often | settings)
     return _moved(found, dict(enumerate(order)))
 
 
