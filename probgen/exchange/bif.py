@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import product
 from os import PathLike
@@ -271,12 +272,10 @@ class _Text:
         where: dict[tuple[int, ...], int], size: int,
     ) -> Table:  # fmt: skip
         """All rows at once, which is quick; one by one where one is wrong, to say which."""
-        try:
+        with suppress(ValueError):  # a word that is no number: found again below, and named
             words = [row.replace(",", " ").split() for row in rows.values()]
             if all(len(row) == size for row in words):
                 return np.array([[*map(float, row)] for row in words])
-        except ValueError:
-            pass
         return np.array([
             self.numbers(row, size, where[place], own.name) for place, row in rows.items()
         ])  # fmt: skip

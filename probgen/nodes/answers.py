@@ -22,7 +22,7 @@ from probgen.nodes.layout import groups
 from probgen.nodes.network import Network, Values
 from probgen.nodes.regressions import T
 from probgen.nodes.rows import posterior_table
-from probgen.nodes.sums import Integral, configurations, terms_of
+from probgen.nodes.sums import Integral, configurations, design_of, terms_of
 
 #: draws of the regressions over which a distribution is averaged
 FEWER = 64
@@ -252,9 +252,7 @@ def _reals(network: Network, x: Tensor, seen: Tensor, values_: Values, node: int
         share = posterior_table(terms, layout, len(rows), scope).reshape(len(rows), -1)
         config = configurations(layout, part[0], node, scope).reshape(-1, share.shape[1])
         config = config.expand(len(rows), -1)
-        r = values[rows][:, list(layout.inputs[node])]
-        design = torch.cat([torch.ones_like(r[:, :0].sum(1))[:, None], r], 1)
-        middle, scale, dof = own.at(config, design)
+        middle, scale, dof = own.at(config, design_of(layout, part[1], node))
         for into, value in zip(out, (share, middle, scale, dof), strict=True):
             into[rows, : share.shape[1]] = value
             if into is not out[0]:

@@ -58,6 +58,8 @@ def augmented_draws(
             found.tables[i] = found.tables[i] + counts
         for i, moments in settled.moments.items():
             found.moments[i] = found.moments[i] + moments
+        for i, rows in settled.curves.items():
+            found.curves[i] = [*rows, *found.curves[i]]
         chain.blend(found, 1.0)
         draw = chain.posterior_draws(1, generator)
         if sweep >= WARM_UP and (sweep - WARM_UP) % THIN == THIN - 1:

@@ -24,10 +24,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from probgen.nodes.layout import Layout, mixed_radix
 from probgen.nodes.network import Network, Values
 from probgen.nodes.regressions import Potential
-from probgen.nodes.sums import state_probabilities
+from probgen.nodes.sums import line_of, state_probabilities
 
 __all__ = ["Noise", "counterfactual_rows"]
 
@@ -69,8 +68,8 @@ def counterfactual_rows(
         if not layout.sizes[i]:
             own = at.normals[i]
             assert isinstance(own, Potential)  # noqa: S101 - asked at a point
-            middle, sd = _line(layout, own, i, codes, values)
-            new_middle, new_sd = _line(layout, own, i, new_codes, new_values)
+            middle, sd = line_of(layout, own, i, codes, values)
+            new_middle, new_sd = line_of(layout, own, i, new_codes, new_values)
             new_values[:, i] = new_middle + (values[:, i] - middle) / sd * new_sd
             told[:, i] = new_values[:, i]
             continue
@@ -85,20 +84,6 @@ def counterfactual_rows(
             drawn = network.group(i).draw(new_codes[:, i], shapes[i], generator)
             told[:, i] = torch.where(new_codes[:, i] == codes[:, i], x[:, i], drawn)
     return told
-
-
-def _line(
-    layout: Layout, own: Potential, node: int, codes: Tensor, values: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (n,) of a normal node given its parents."""
-    labels = layout.labels[node]
-    config = mixed_radix([codes[:, p] for p in labels], [layout.sizes[p] for p in labels])
-    if not isinstance(config, Tensor):
-        config = torch.zeros(len(codes), dtype=torch.int64, device=codes.device)
-    r = values[:, list(layout.inputs[node])]
-    precision = own.quadratic[config, 0, 0]
-    middle = own.linear[config, 0] - (own.quadratic[config, 0, 1:] * r).sum(-1)
-    return middle / precision, precision.rsqrt()
 
 
 def _state(

@@ -140,8 +140,12 @@ def _node_after(
         table = copy.deepcopy(network.table(node))
         if node in layout.curved:
             if all(p in settings for p in layout.inputs[node]):
-                curve = _curve_after(network, layout, node, settings)
-                table.given = _levels_of(curve.predictive()).mean(0).T
+                chosen = _chosen(network, layout, node, settings)
+                own = network.curve(node).in_configurations(chosen)
+                # the very weights that the predictive is averaged over before
+                weights = network.curve(node).predictive().weights[:, chosen]
+                weights = _merged(weights, layout.inputs[node], settings)
+                table.given = _levels_of(own.at(weights)).mean(0).T
                 table.counts = torch.zeros_like(table.given)
             return table
         shape = layout.shape(node) or (1,)

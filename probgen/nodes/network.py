@@ -406,8 +406,9 @@ class Network(nn.Module):
             states = torch.tensor(layout.sizes, device=codes.device)
             unknown = (codes >= states).any(1)
             value = log_density(layout, codes.minimum(states - 1), values, seen, at)
-            return torch.where(unknown, -torch.inf, value)
-        value = log_density(layout, codes, values, seen, at)
+            value = torch.where(unknown, -torch.inf, value)
+        else:
+            value = log_density(layout, codes, values, seen, at)
         return value + self.log_shapes(x, seen, shapes)
 
     def complete(

@@ -15,7 +15,16 @@ from probgen.elimination.sums import log_sum
 from probgen.leaves import gamma_draws, pick
 from probgen.nodes.layout import Group, Layout, groups
 from probgen.nodes.regressions import T
-from probgen.nodes.sums import Integral, Parameters, Terms, state_probabilities, terms_of
+from probgen.nodes.sums import (
+    Integral,
+    Parameters,
+    Terms,
+    config_of,
+    design_of,
+    line_of,
+    state_probabilities,
+    terms_of,
+)
 
 __all__ = ["RowNetwork", "complete_rows", "log_density", "posterior_table"]
 
@@ -131,19 +140,14 @@ def _draw_normal(
     generator: torch.Generator,
 ) -> Tensor:
     """A normal node without seen descendants, given its parents."""
-    config = torch.zeros(len(codes), dtype=torch.int64, device=codes.device)
-    for p in layout.labels[node]:
-        config = config * layout.sizes[p] + codes[:, p]
-    r = values[:, list(layout.inputs[node])]
-    noise = torch.randn(len(r), dtype=r.dtype, device=r.device, generator=generator)
     own = at.normals[node]
+    noise = torch.randn(len(codes), dtype=values.dtype, device=values.device, generator=generator)
     if isinstance(own, T):
-        middle, scale, dof = own.at(config, torch.cat([torch.ones_like(r[:, :1]), r], 1)
-                                    if r.shape[1] else r.new_ones(len(r), 1))  # fmt: skip
+        config = config_of(layout, codes, node)
+        middle, scale, dof = own.at(config, design_of(layout, values, node))
         return middle + scale * noise / (2 * gamma_draws(dof / 2, generator) / dof).sqrt()
-    precision = own.quadratic[config, 0, 0]
-    middle = own.linear[config, 0] - (own.quadratic[config, 0, 1:] * r).sum(-1)
-    return middle / precision + noise / precision.sqrt()
+    middle, sd = line_of(layout, own, node, codes, values)
+    return middle + sd * noise
 
 
 class RowNetwork(TorchDistribution):

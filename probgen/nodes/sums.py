@@ -24,8 +24,8 @@ from probgen.nodes.regressions import LOG_2PI, Potential, T
 from probgen.nodes.softmax import Softmax
 
 __all__ = [
-    "Curve", "Direct", "Integral", "Parameters", "Terms", "cells_of", "configurations",
-    "design_of", "state_probabilities", "terms_of", "too_wide",
+    "Curve", "Direct", "Integral", "Parameters", "Terms", "cells_of", "config_of",
+    "configurations", "design_of", "line_of", "state_probabilities", "terms_of", "too_wide",
 ]  # fmt: skip
 
 
@@ -311,6 +311,23 @@ def _curve(
     return Curve(node, scope, log_values, cells, design)
 
 
+def config_of(layout: Layout, codes: Tensor, node: int) -> Tensor:
+    """The configuration (n,) of the discrete parents of a node."""
+    labels = layout.labels[node]
+    found = mixed_radix([codes[:, p] for p in labels], layout.shape(node))
+    return torch.as_tensor(found, device=codes.device).expand(len(codes))
+
+
+def line_of(
+    layout: Layout, own: Potential, node: int, codes: Tensor, values: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (n,) of a normal node given its parents."""
+    config, r = config_of(layout, codes, node), values[:, list(layout.inputs[node])]
+    precision = own.quadratic[config, 0, 0]
+    middle = own.linear[config, 0] - (own.quadratic[config, 0, 1:] * r).sum(-1)
+    return middle / precision, precision.rsqrt()
+
+
 def state_probabilities(
     layout: Layout, at: Parameters, node: int, codes: Tensor, values: Tensor
 ) -> Tensor:
@@ -318,9 +335,8 @@ def state_probabilities(
     labels = layout.labels[node]
     if layout.inputs[node]:
         log_p = at.curves[node].log_probs(design_of(layout, values, node))
-        config = mixed_radix([codes[:, p] for p in labels], layout.shape(node))
         row = torch.arange(len(codes), device=codes.device)
-        return log_p[row, config].exp()
+        return log_p[row, config_of(layout, codes, node)].exp()
     table = at.tables[node]
     if not labels:
         return table.expand(len(codes), -1)

@@ -12,10 +12,9 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
-from probgen.nodes.layout import mixed_radix
 from probgen.nodes.network import Network, Values
 from probgen.nodes.regressions import T
-from probgen.nodes.sums import design_of, state_probabilities
+from probgen.nodes.sums import config_of, design_of, state_probabilities
 
 __all__ = ["weighted_rows"]
 
@@ -56,10 +55,7 @@ def weighted_rows(
         else:
             node = at.normals[i]
             assert isinstance(node, T)  # noqa: S101 - asked of the predictive
-            labels = layout.labels[i]
-            config = mixed_radix([codes[:, p] for p in labels], layout.shape(i))
-            config = torch.as_tensor(config, device=x.device).expand(len(x))
-            design = design_of(layout, values, i)
+            config, design = config_of(layout, codes, i), design_of(layout, values, i)
             middle, scale, dof = node.at(config, design)
             step = torch.from_numpy(stdtrit(dof.cpu().numpy(), u.cpu().numpy())).to(scale.device)
             values[:, i] = torch.where(own, values[:, i], middle + scale * step)
