@@ -524,3 +524,18 @@ def test_skewed_numbers_above_zero_enter_the_search_by_their_logarithm():
         wanted = logs / logs.std(ddof=0) if changed else x[:, 0]
         np.testing.assert_allclose(values[:, 0], wanted, rtol=1e-6, atol=1e-9)
         np.testing.assert_array_equal(values[:, 1], x[:, 1])  # as even as it is
+
+
+def test_directions_that_the_score_finds_are_kept_in_the_restarts():
+    """A curve with noise beside it has a direction; a class around which a tree grows, too."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-2, 2, 500)
+    table = pd.DataFrame({"y": x**3 + rng.laplace(size=500), "x": x})
+    curved = pg.BayesianNetwork(restarts=8, draws=0, random_state=0).fit(table)
+    assert curved.edge_probabilities_.loc["x", "y"] == 1
+    lines = pg.BayesianNetwork(criterion="bge", restarts=12, draws=0, random_state=0).fit(table)
+    assert 0 < lines.edge_probabilities_.loc["x", "y"] < 1
+    kinds = pd.DataFrame({f"f{i}": rng.choice(["a", "b"], 300) for i in range(3)})
+    made = {"structure": "tan", "root": "f0", "restarts": 4, "draws": 0, "random_state": 0}
+    tree = pg.BayesianNetwork(**made).fit(kinds).edge_probabilities_
+    assert (tree.loc["f0", ["f1", "f2"]] == 1).all()

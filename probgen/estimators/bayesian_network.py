@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import networkx
 import numpy as np
@@ -110,7 +110,7 @@ class BayesianNetwork(Exchanged):
         half of them, "bayesian" from all under random weights
         (benchmarks/structure_learning.py compares). "orders" draws from the posterior of
         graphs, by a Markov chain over orders of the columns. Edges without a direction of
-        their own (see Notes) get a random one.
+        their own (see Notes) get a random one, where the score cannot tell directions.
 
     Other parameters are those of `Density`.
 
@@ -257,6 +257,12 @@ class BayesianNetwork(Exchanged):
             constraints=known, logistic=self.logistic, root=names.root(self.root),
         )  # fmt: skip
         graphs = bootstrap_graphs(rows, learner, count, rng, self.graphs)
+        scored = self.structure not in ("chow-liu", "pc")
+        additive = self.criterion == "additive" or (
+            self.criterion == "auto" and not any(rows.sizes)
+        )
+        if scored and (additive or self.logistic or self.structure == "tan"):
+            return graphs  # their directions are found, or those of a class that is given
         # which graph of a class a score finds is chance, and must not look like knowledge
         allowed = allowed_edges(rows, known, self.logistic)
         return [random_equivalent(graph, rng, allowed) for graph in graphs]
@@ -267,10 +273,8 @@ class BayesianNetwork(Exchanged):
         return self.criterion if self.criterion in ("bdeu", "bge", "cg") else "cg"
 
     def _check(self, encoded: Encoded) -> None:
-        check_settings(
-            self, strength=0.0, groups=1, graphs=("half", "plain", "bayesian", "orders")
-        )
-        check_settings(self, criterion=("auto", *SCORES))
+        check_settings(self, strength=0.0, groups=1, graphs=get_args(Graphs))
+        check_settings(self, dof=0.0, criterion=("auto", *SCORES))
         if isinstance(self.structure, str):
             check_settings(self, structure=METHODS)
             if self.structure == "tan" and self.root is None:
